@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef LIMPET_ABI_H
+#define LIMPET_ABI_H
+
+/* Every struct, enum and limit that user space also sees; nothing else.
+ *
+ * src/limpet/datapath/abi.py is generated from the BTF of this file, and the
+ * help texts of the counters from its comments. A counter's comment ends in
+ * "normal", "watch" or "alarm": what an operator should feel on seeing it move.
+ *
+ * Words named `id` in packet structs are explained in docs/formats/flow-entry.md.
+ */
+
+#include <linux/types.h>
+
+/* Limits. Plain enums, so that they reach BTF and so Python. */
+enum limit {
+	LIMIT_SLOTS = 65536,         /* slots of a slot table */
+	LIMIT_BACKENDS = 4096,       /* rows of `backends`; row 0 means "none" */
+	LIMIT_VIPS = 1024,           /* rows of `vips`; row 0 means "none" */
+	LIMIT_POOLS = 1024,          /* rows of `pools` */
+	LIMIT_VIP_ADDRESSES = 4096,  /* places of one half of `vip_addresses` */
+	LIMIT_VIP_SERVICES = 8192,   /* places of one half of `vip_services` */
+	LIMIT_VIP_PROBES = 16,       /* places a lookup tries in either of them */
+	LIMIT_FLOW_WAYS = 8,         /* entries of a bucket of the connection table */
+	LIMIT_EXTENSION_HEADERS = 6, /* IPv6 extension headers walked */
+	LIMIT_VLAN_TAGS = 2,         /* VLAN tags walked */
+	LIMIT_AGENT_SOURCES = 32,    /* director prefixes an agent accepts from */
+	LIMIT_AGENT_VIPS = 1024,     /* VIP addresses an agent accepts */
+};
+
+/* How the director treated a packet: exactly one of these per packet. */
+enum verdict {
+	VERDICT_CONTINUE = 0, /* not final; counts packets that fell through: alarm */
+	/* XDP_PASS: not ours. */
+	VERDICT_NOT_IP,         /* neither IPv4 nor IPv6: normal */
+	VERDICT_NOT_VIP,        /* the destination is no VIP address: normal */
+	VERDICT_NO_SERVICE,     /* a VIP address, but no VIP has this protocol and port: watch */
+	VERDICT_PASS_MALFORMED, /* broken before it was known to be for a VIP: watch */
+	/* Forwarded to a backend. */
+	VERDICT_TRANSMIT,   /* sent out of the interface it came from: normal */
+	VERDICT_REDIRECT,   /* sent out of another interface, or through the redirect path: normal */
+	VERDICT_VIA_KERNEL, /* next hop not known yet, the kernel forwards the packet: watch */
+	/* Answered by the director. */
+	VERDICT_ECHO_REPLY, /* ICMP echo request to a VIP answered: normal */
+	VERDICT_TOO_BIG,    /* would not fit when encapsulated, the sender was told: watch */
+	VERDICT_HOP_LIMIT,  /* time to live used up, the sender was told: watch */
+	/* XDP_DROP: ours, and not deliverable. */
+	VERDICT_DROP_MALFORMED,       /* a header is cut off or contradicts itself: watch */
+	VERDICT_DROP_NO_BACKEND,      /* the slot has no home: no backend is eligible: alarm */
+	VERDICT_DROP_UNKNOWN_BACKEND, /* a flow or slot names a backend without a row: alarm */
+	VERDICT_DROP_FRAGMENT,        /* later fragment whose first was not seen, where ports are needed: watch */
+	VERDICT_DROP_ICMP_TYPE,       /* ICMP to a VIP that is neither echo request nor a handled error: watch */
+	VERDICT_DROP_ICMP_QUOTE,      /* ICMP error whose quoted packet is unusable or not a VIP's: watch */
+	VERDICT_DROP_ICMP_LIMITED,    /* an ICMP answer was due, but over the rate limit: watch */
+	VERDICT_DROP_HEADROOM,        /* no room in the frame for the outer header: alarm */
+	VERDICT_MAX,
+};
+
+/* Which rung of the ladder chose the backend of a forwarded packet. */
+enum rung {
+	RUNG_TABLE = 0,     /* connection table: normal */
+	RUNG_FRAGMENT,      /* later fragment, follows the first of its datagram: normal */
+	RUNG_HOME_NEW,      /* new flow, home of its slot: normal */
+	RUNG_HOME_EXISTING, /* existing flow without an entry, home of its slot: watch */
+	RUNG_HOME_FRAGMENT, /* later fragment without its first, home of the client's slot: watch */
+	RUNG_MAX,
+};
+
+/* What happened to the connection table. */
+enum event {
+	EVENT_FLOW_CREATED = 0,  /* entry created: normal */
+	EVENT_FLOW_SPILLED,      /* entry created in its second bucket, the first was full: watch */
+	EVENT_EVICTED_EXPIRED,   /* an expired entry made room: normal */
+	EVENT_EVICTED_OPENING,   /* a live entry with one packet only made room: watch */
+	EVENT_EVICTED_CLOSING,   /* a live entry after FIN or RST made room: watch */
+	EVENT_REFUSED_FULL,      /* no entry: both buckets hold live established flows: alarm */
+	EVENT_REFUSED_RATE,      /* no entry: over the rate limit of new flows: alarm */
+	EVENT_RACE_LOST,         /* another CPU changed the entry first, nothing was written: normal */
+	EVENT_STALE_BACKEND,     /* entry names a removed backend, ignored and replaced: watch */
+	EVENT_MAX,
+};
+
+/* What the agent did with a packet. */
+enum agent_verdict {
+	AGENT_PASS = 0,          /* not a limpet packet: normal */
+	AGENT_DECAPSULATED,      /* outer header removed, handed to the kernel: normal */
+	AGENT_DROP_SOURCE,       /* encapsulated for a VIP by somebody who is no director: alarm */
+	AGENT_DROP_MALFORMED,    /* outer or inner header cut off: watch */
+	AGENT_DROP_HEADROOM,     /* could not remove the outer header: alarm */
+	AGENT_MSS_CLAMPED,       /* MSS option of an outgoing SYN lowered: normal */
+	AGENT_MAX,
+};
+
+enum encapsulation {
+	ENCAPSULATION_NONE = 0, /* the row is empty */
+	ENCAPSULATION_IPIP4,    /* outer IPv4 header */
+	ENCAPSULATION_IPIP6,    /* outer IPv6 header */
+	ENCAPSULATION_L2,       /* MAC rewrite only */
+};
+
+enum affinity {
+	AFFINITY_CLIENT = 0, /* client address under the VIP's mask */
+	AFFINITY_FLOW,       /* the whole 5-tuple */
+};
+
+/* A VIP address: one row of an open-addressing hash table, linear probing. */
+struct vip_address {
+	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
+	__u32 id;         /* from 1; 0 ends a probe sequence */
+	__u32 reserved;
+};
+
+enum service {
+	SERVICE_EMPTY = 0, /* ends a probe sequence */
+	SERVICE_PORT,      /* one port */
+	SERVICE_ALL_PORTS, /* every port without a row of its own */
+	SERVICE_FRAGMENT,  /* later fragments without a known first: one pool serves the protocol */
+};
+
+/* What is served at a VIP address. The first six bytes are the key. */
+struct vip_service {
+	__u16 address_id;
+	__u16 port; /* host order; 0 unless SERVICE_PORT */
+	__u8 protocol;
+	__u8 service; /* enum service */
+	__u16 vip;    /* row of `vips` */
+};
+
+struct vip {
+	__u64 affinity_mask[2]; /* host order words of a mask over the client's 16 byte address */
+	__u16 pool;             /* row of `pools` */
+	__u8 affinity;          /* enum affinity */
+	__u8 protocol;
+	__u32 reserved;
+};
+
+struct pool {
+	__u32 table;      /* place in `slot_tables` */
+	__u32 generation; /* of that table */
+};
+
+struct backend {
+	__u8 address[16];   /* outer destination, IPv4 as ::ffff:a.b.c.d */
+	__u8 next_hop[6];   /* destination MAC; all zero: not known yet */
+	__u8 source_mac[6]; /* of the egress interface */
+	__u32 ifindex;      /* egress interface */
+	__u16 mtu;          /* largest IP packet, outer header included, that the egress carries */
+	__u8 encapsulation; /* enum encapsulation */
+	__u8 reserved[29];
+};
+
+struct slot_table {
+	__u16 home[LIMIT_SLOTS]; /* row of `backends`; 0: no backend is eligible */
+};
+
+/* Life of an entry of the connection table, bits FLOW_LIFE_* of its word. */
+enum life {
+	LIFE_EMPTY = 0,
+	LIFE_OPENING,     /* one packet seen */
+	LIFE_ESTABLISHED, /* a second packet of the client's came */
+	LIFE_CLOSING,     /* FIN or RST seen */
+	LIFE_FRAGMENT,    /* not a flow: a datagram whose first fragment was seen */
+	LIFE_MAX,
+};
+
+/* Bits of flow_entry.word. */
+enum flow_word {
+	FLOW_BACKEND_SHIFT = 0,
+	FLOW_BACKEND_BITS = 12,
+	FLOW_VIP_SHIFT = 12,
+	FLOW_VIP_BITS = 10,
+	FLOW_LIFE_SHIFT = 22,
+	FLOW_LIFE_BITS = 3,
+	FLOW_SPILLED_SHIFT = 25, /* on entry 0: an entry of this bucket lives in its second bucket */
+	FLOW_SPILLED_BITS = 1,
+	FLOW_SEEN_SHIFT = 26, /* tick of the last packet, refreshed at most once a FLOW_REFRESH_TICKS */
+	FLOW_SEEN_BITS = 26,
+	FLOW_CHECK_SHIFT = 52, /* part of the hash: tells a torn entry */
+	FLOW_CHECK_BITS = 12,
+	FLOW_REFRESH_TICKS = 2,
+};
+
+struct flow_entry {
+	__u64 id;   /* IPv4: client address, client port, VIP port; IPv6: keyed digest of them */
+	__u64 word; /* see enum flow_word; published by compare-and-exchange */
+};
+
+struct flow_bucket {
+	struct flow_entry entries[LIMIT_FLOW_WAYS];
+};
+
+/* The client of an IPv6 entry, for people: the data path never reads it. */
+struct flow_client {
+	__u8 address[16];
+	__u16 client_port;
+	__u16 vip_port;
+	__u32 reserved;
+};
+
+/* Switched as one word: which half of the VIP hash tables is live. */
+struct control {
+	__u32 vip_half;  /* 0 or 1 */
+	__u32 vip_seed;  /* of the hash of both tables in this half */
+};
+
+struct vip_stats {
+	__u64 packets; /* forwarded to a backend */
+	__u64 bytes;   /* of these, from the IP header on, before encapsulation */
+	__u64 flows;   /* new flows */
+	__u64 dropped; /* packets for this VIP that were dropped */
+};
+
+struct backend_stats {
+	__u64 packets;
+	__u64 bytes;
+	__u64 flows;
+};
+
+struct counters {
+	__u64 verdicts[VERDICT_MAX];
+	__u64 rungs[RUNG_MAX];
+	__u64 events[EVENT_MAX];
+};
+
+struct agent_counters {
+	__u64 verdicts[AGENT_MAX];
+};
+
+/* Token bucket of one CPU. Written by that CPU only. */
+struct rate {
+	__u64 refilled; /* jiffies of the last refill */
+	__u64 tokens;
+};
+
+/* Switches of the director. Constants while a program runs: a change is a new program. */
+struct settings {
+	__u64 slot_key[2];   /* hash of the affinity key; the same on every director */
+	__u64 flow_key[2];   /* place in the connection table; secret of this director */
+	__u32 bucket_mask;   /* buckets of the connection table - 1 */
+	__u32 tick_shift;    /* a tick is 2^tick_shift jiffies */
+	__u32 life_ticks[LIFE_MAX]; /* idle ticks after which an entry of that life has expired; TCP */
+	__u32 udp_ticks;     /* the same for LIFE_ESTABLISHED of UDP */
+	__u32 flows_per_jiffy_16; /* new entries per jiffy and CPU, times 16; 0: no limit */
+	__u32 flows_burst;   /* tokens a CPU may save up */
+	__u32 icmp_per_jiffy_16;  /* ICMP answers, the same; 0: no limit */
+	__u32 icmp_burst;
+	__u8 outer_source4[4];   /* upper 16 bits of the outer IPv4 source; the rest is entropy */
+	__u8 outer_source6[16];  /* upper 96 bits of the outer IPv6 source; the rest is entropy */
+	__u8 icmp_source4[4];    /* source of ICMP errors; all zero: the VIP */
+	__u8 icmp_source6[16];
+	__u8 redirect_always;    /* never XDP_TX: for veth without an XDP program on the peer */
+	__u8 reserved[7];
+};
+
+/* A prefix of outer sources that an agent accepts. */
+struct agent_source {
+	__u64 network[2]; /* host order words of the 16 byte prefix, masked */
+	__u64 mask[2];
+};
+
+struct agent_settings {
+	__u32 sources; /* rows of `agent_sources` in use */
+	__u16 mss4;    /* largest MSS announced over IPv4, 0: leave it */
+	__u16 mss6;
+};
+
+#endif
