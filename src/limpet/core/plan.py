@@ -86,7 +86,7 @@ def _with_backends(
             BackendId(number), backend.name, backend.address, backend.encapsulation
         )
         in_use[backend.name] = known
-    reused = {number for number in free[: len(new)] if number in _ids(spare)}
+    reused = set(_ids(spare)) & set(free[: len(new)])
     removed = [b for b in with_row if (b.name, b.address) in gone]
     lingers = {b.id for b in removed if referenced is None or b.id in referenced}
     return replace(
