@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""State: the registry and this director's secrets in one SQLite file.
+
+Ids and slot tables have to survive a restart: the kernel keeps forwarding by them while nobody is
+there, and the next daemon must mean the same by the same numbers. `save` is one transaction with
+`synchronous=FULL`: after it has returned, neither a crash nor a power cut takes it back; before,
+the file holds the registry of before. Slot tables are written only when they changed.
+
+A file that is damaged, foreign or newer than this program is refused, never repaired or emptied.
+The file holds secrets: only its owner may read it. One State serves one thread.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from limpet.core.errors import LimpetError
+from limpet.core.model import PoolId
+from limpet.core.registry import Registry
+from limpet.core.slots import SlotTable
+from limpet.store import rows
+
+SCHEMA_VERSION = 1
+BUSY_S = 5.0  # wait for another process that is writing
+
+
+class State:
+    """The state file of one director; made if it is not there. A context manager that closes it."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._saved: dict[PoolId, SlotTable] = {}  # what the file is known to hold
+        self._version = 0  # of the file, moved by other processes
+        with self._explained("open"):
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, mode=0o600))
+            self._db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+        try:
+            with self._explained("open"):
+                self._prepare()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def load(self) -> Registry:
+        """The registry as last saved; an empty one at first. Raises LimpetError if damaged."""
+        with self._explained("read"), self._transaction("DEFERRED"):
+            loaded = rows.registry(
+                backends=self._db.execute("SELECT * FROM backends ORDER BY position"),
+                vips=self._db.execute("SELECT * FROM vips ORDER BY position"),
+                pools=self._db.execute("SELECT * FROM pools ORDER BY position"),
+                tables=self._db.execute("SELECT * FROM slot_tables"),
+            )
+            self._version = self._value("PRAGMA data_version")
+        self._saved = dict(loaded.tables)
+        return loaded
+
+    def save(self, registry: Registry) -> None:
+        """Keep the registry, wholly or not at all. When this returns, it is on the disk."""
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            self._replace("backends", 6, rows.backend_rows(registry))
+            self._replace("vips", 7, rows.vip_rows(registry))
+            self._replace("pools", 3, rows.pool_rows(registry))
+            self._save_tables(registry)
+        self._saved = dict(registry.tables)
+
+    def secret(self, name: str, size: int) -> bytes:
+        """`size` random bytes, made at the first call and the same ever after."""
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            query = "SELECT value FROM secrets WHERE name = ?"
+            row = self._db.execute(query, (name,)).fetchone()
+            if row is None:
+                row = (os.urandom(size),)
+                self._db.execute("INSERT INTO secrets VALUES (?, ?)", (name, row[0]))
+        value = bytes(row[0])
+        if len(value) != size:
+            raise LimpetError(
+                f"{self.path}: the secret {name!r} has {len(value)} bytes instead of {size}"
+            )
+        return value
+
+    # --- Writing -------------------------------------------------------------------------------
+
+    def _replace(self, table: str, columns: int, new: Iterable[rows.Row]) -> None:
+        places = ", ".join("?" * columns)
+        self._db.execute(f"DELETE FROM {table}")
+        self._db.executemany(f"INSERT INTO {table} VALUES ({places})", new)
+
+    def _save_tables(self, registry: Registry) -> None:
+        version = self._value("PRAGMA data_version")
+        if version != self._version:  # another process wrote: the file may hold other tables
+            self._saved, self._version = {}, version
+        stored = {row[0] for row in self._db.execute("SELECT pool FROM slot_tables")}
+        gone = ((pool,) for pool in stored - registry.tables.keys())
+        self._db.executemany("DELETE FROM slot_tables WHERE pool = ?", gone)
+        self._db.executemany(
+            "REPLACE INTO slot_tables VALUES (?, ?, ?, ?, ?, ?)",
+            (
+                rows.table_row(pool, table)
+                for pool, table in registry.tables.items()
+                if self._saved.get(pool) is not table
+            ),
+        )
+
+    # --- The file ------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        version = self._value("PRAGMA user_version")
+        if version > SCHEMA_VERSION:
+            raise LimpetError(
+                f"{self.path}: written by a newer limpet (schema {version}, this one knows up to "
+                f"{SCHEMA_VERSION}); use that version, or another state file"
+            )
+        verdict = self._value("PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise self._damaged(str(verdict))
+        if version == 0:
+            self._refuse_foreign()
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if version == 0:
+            self._create()
+
+    def _refuse_foreign(self) -> None:
+        if self._value("SELECT count(*) FROM sqlite_schema") and not self._value(
+            "PRAGMA user_version"  # not just made by another process
+        ):
+            raise LimpetError(f"{self.path}: a database of another program; use another path")
+
+    def _create(self) -> None:
+        with self._transaction("IMMEDIATE"):
+            if self._value("PRAGMA user_version") == 0:  # no other process was faster
+                for statement in rows.SCHEMA.split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _value(self, query: str) -> int | str:
+        value: int | str = self._db.execute(query).fetchone()[0]
+        return value
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        self._db.execute(f"BEGIN {kind}")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _explained(self, step: str) -> Iterator[None]:
+        """Errors of SQLite, of the system and of decoding, as errors that the operator can use."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise LimpetError(f"{self.path}: cannot {step} the state: {error}") from error
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+        except OSError as error:
+            raise LimpetError(f"{self.path}: cannot {step} the state: {error.strerror}") from error
+
+    def _damaged(self, why: str) -> LimpetError:
+        return LimpetError(
+            f"{self.path}: the state file is damaged ({why}). Restore it from a backup, or move it "
+            "away and start afresh: then take down the data plane first (limpet down), since ids "
+            "and slot tables begin anew"
+        )
