@@ -85,7 +85,7 @@ def sysctl(name: str, settings: dict[str, str]) -> None:
 def processes(name: str) -> list[int]:
     """Ids of all processes in the namespace."""
     try:
-        wanted = os.stat(FOLDER / name)
+        wanted = (FOLDER / name).stat()
     except FileNotFoundError:
         return []
     found = []
@@ -93,7 +93,7 @@ def processes(name: str) -> list[int]:
         if entry.name.isdigit():
             # A process may end while we look, and a zombie has no namespaces any more.
             with contextlib.suppress(OSError):
-                its = os.stat(entry / "ns" / "net")
+                its = (entry / "ns" / "net").stat()
                 if (its.st_dev, its.st_ino) == (wanted.st_dev, wanted.st_ino):
                     found.append(int(entry.name))
     return found

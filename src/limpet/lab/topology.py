@@ -13,10 +13,8 @@ One router, one PoP and one director so far; hosts, segments and VIPs as many as
 from collections import Counter
 from enum import StrEnum
 from ipaddress import (
-    IPv4Address,
     IPv4Interface,
     IPv4Network,
-    IPv6Address,
     IPv6Interface,
     IPv6Network,
 )
@@ -26,6 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from limpet.core.errors import Conflict, NotFound
+from limpet.core.model import Address
 
 ROUTER_NUMBER = 1  # of the router on every segment
 HOST_NUMBER_FIRST = 2
@@ -50,7 +49,7 @@ class Strict(BaseModel):
 class Vip(Strict):
     """An address on which every TCP and UDP port is balanced over all backends."""
 
-    address: IPv4Address | IPv6Address
+    address: Address
     affinity: Literal["client", "flow"] = "client"
 
 
@@ -89,9 +88,9 @@ class Host(Strict):
     weight: Weight = 1
     pooled: bool = True  # False: the machine runs, but is in no pool
 
-    def extra_sources(self) -> list[IPv4Address | IPv6Address]:
+    def extra_sources(self) -> list[Address]:
         """Addresses to speak from besides the one on the segment: IPv4 first, IPv6 one per /64."""
-        extra: list[IPv4Address | IPv6Address] = []
+        extra: list[Address] = []
         if self.sources4 is not None:
             extra += [self.sources4[index] for index in range(self.sources - 1)]
         if self.sources6 is not None:
@@ -202,9 +201,9 @@ class Topology(Strict):
     def interface6(self, host: Host) -> IPv6Interface:
         return self.segment_of(host).interface6(number(host))
 
-    def addresses(self, host: Host) -> list[IPv4Address | IPv6Address]:
+    def addresses(self, host: Host) -> list[Address]:
         """Every address of the host, IPv4 first, its own on the segment first in each family."""
-        every: list[IPv4Address | IPv6Address] = []
+        every: list[Address] = []
         if host.role is Role.ROUTER:
             every += [segment.interface4(ROUTER_NUMBER).ip for segment in self.segment]
             every += [segment.interface6(ROUTER_NUMBER).ip for segment in self.segment]
@@ -212,7 +211,7 @@ class Topology(Strict):
             every += [self.interface4(host).ip, self.interface6(host).ip, *host.extra_sources()]
         return sorted(every, key=lambda address: address.version)
 
-    def backend_address(self, host: Host) -> IPv4Address | IPv6Address:
+    def backend_address(self, host: Host) -> Address:
         """Where the director sends what it encapsulates for this backend."""
         chosen = self.interface4 if host.reached_by == "ipv4" else self.interface6
         return chosen(host).ip

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes to a running lab: backends come, go and are re-weighted; hosts die and come back.
+
+A change of the desired state is a new topology, from which the director's file is written anew;
+the daemon then acknowledges it. If it refuses, the old file, state and network stay. Where the
+daemon does not run, the file waits for its next start, as on a real machine.
+
+A host that is killed loses what a machine loses with its power: processes, and all that limpet had
+in its kernel. `daemon_only` kills just limpet's process, and the kernel goes on forwarding.
+"""
+
+from pydantic import ValidationError
+
+from limpet.core.errors import Conflict
+from limpet.lab import namespace, state
+from limpet.lab.forwarding import Forwarding
+from limpet.lab.network import Network, netns_of
+from limpet.lab.operations import start_service
+from limpet.lab.service import HAS_SERVICE, Service, remove_host
+from limpet.lab.state import State
+from limpet.lab.topology import Host, Role, Topology
+
+
+def add(lab: str, name: str) -> Host:
+    """A new backend host in the pool; or back into it, if it was removed with its host kept."""
+    with state.locked(lab):
+        now = state.read(lab)
+        known = next((host for host in now.topology.host if host.name == name), None)
+        if known is None:
+            return _add_host(now, name)
+        if known.role is not Role.BACKEND or known.pooled:
+            raise Conflict(f"host '{name}' is in lab '{lab}' already")
+        host = known.model_copy(update={"pooled": True})
+        _desire(now, now.topology.with_host(host))
+        return host
+
+
+def weight(lab: str, name: str, value: int) -> Host:
+    with state.locked(lab):
+        now = state.read(lab)
+        host = _pooled_backend(now, name)
+        if not 0 <= value <= 65_535:
+            raise Conflict(f"weight {value} does not work: use 0 to 65535")
+        host = host.model_copy(update={"weight": value})
+        _desire(now, now.topology.with_host(host))
+        return host
+
+
+def remove(lab: str, name: str, *, keep_host: bool) -> None:
+    """Out of the pool, and unless it is kept, its host out of the lab."""
+    with state.locked(lab):
+        now = state.read(lab)
+        host = now.topology.find(name)
+        if host.pooled or keep_host:
+            host = _pooled_backend(now, name)
+            gone = host.model_copy(update={"pooled": False})
+            now = _desire(now, now.topology.with_host(gone))
+        if not keep_host:
+            _remove_host(now, host)
+
+
+def kill(lab: str, name: str, *, daemon_only: bool) -> None:
+    with state.locked(lab):
+        now = state.read(lab)
+        host = now.topology.find(name)
+        if daemon_only:
+            _kill_daemon(now, host)
+            return
+        namespace.kill_processes(netns_of(lab, host))
+        Network(lab, now.topology).take_down(host)
+        if host.role in HAS_SERVICE:
+            Service(lab, host).purge()
+        state.save(now.changed(killed=now.killed | {name}))
+
+
+def start(lab: str, name: str) -> None:
+    """Bring back what was killed, and wait until it forwards. Fine if all of it runs."""
+    with state.locked(lab):
+        now = state.read(lab)
+        host = now.topology.find(name)
+        if name in now.killed:
+            Network(lab, now.topology).configure(host)
+            now = now.changed(killed=now.killed - {name})
+            state.save(now)
+        if host.role in HAS_SERVICE:
+            process = now.processes.get(name)
+            if process is None or not process.is_alive():
+                now = start_service(now, host)
+            Forwarding(now, [host]).wait()
+
+
+# --- Steps --------------------------------------------------------------------------------------
+
+
+def _add_host(now: State, name: str) -> Host:
+    director = now.topology.hosts(Role.DIRECTOR)[0]
+    segment = now.topology.segment_of(director)
+    number = now.numbers_used[segment.name] + 1
+    host = _new_backend(name, pop=director.pop, segment=segment.name, number=number)
+    topology = now.topology.with_host(host)
+    # Remembered first: an address may be given out again only if nobody can have heard of it.
+    now = now.changed(numbers_used={**now.numbers_used, segment.name: number})
+    state.save(now)
+    try:
+        _start_backend(now, topology, host)
+    except BaseException:
+        remove_host(netns_of(now.lab, host))
+        state.save(now)
+        raise
+    return host
+
+
+def _new_backend(name: str, **fields: str | int | None) -> Host:
+    try:
+        return Host.model_validate({"name": name, "role": Role.BACKEND, **fields})
+    except ValidationError as error:
+        raise Conflict(
+            f"host name '{name}' does not work: use a letter, then up to 14 letters a-z, digits "
+            "and hyphens"
+        ) from error
+
+
+def _start_backend(now: State, topology: Topology, host: Host) -> None:
+    network = Network(now.lab, topology)
+    network.attach(host)
+    network.configure(host)
+    outside = topology.with_host(host.model_copy(update={"pooled": False}))
+    now = start_service(now.changed(topology=outside), host)
+    Forwarding(now, [host]).wait()
+    _desire(now, topology)
+
+
+def _desire(now: State, topology: Topology) -> State:
+    """Make this the desired state: the directors' files, acknowledged; then the lab's own."""
+    for host in topology.hosts(Role.DIRECTOR):
+        service = Service(now.lab, host)
+        process = now.processes.get(host.name)
+        if process is not None and process.is_alive():
+            service.reload(topology)
+        else:
+            service.config.write_text(service.text(topology))
+    now = now.changed(topology=topology)
+    state.save(now)
+    return now
+
+
+def _pooled_backend(now: State, name: str) -> Host:
+    host = now.topology.find(name)
+    if host.role is not Role.BACKEND:
+        raise Conflict(f"host '{name}' is a {host.role}, not a backend")
+    if not host.pooled:
+        raise Conflict(f"backend '{name}' is out of the pool; `limpet lab add {name}` puts it back")
+    return host
+
+
+def _remove_host(now: State, host: Host) -> None:
+    process = now.processes.get(host.name)
+    if process is not None:
+        process.kill()
+    remove_host(netns_of(now.lab, host))
+    processes = {name: each for name, each in now.processes.items() if name != host.name}
+    state.save(
+        now.changed(
+            topology=now.topology.without_host(host.name),
+            processes=processes,
+            killed=now.killed - {host.name},
+        )
+    )
+
+
+def _kill_daemon(now: State, host: Host) -> None:
+    if host.role not in HAS_SERVICE:
+        raise Conflict(
+            f"no limpet process runs on a {host.role}; kill the whole host '{host.name}'"
+        )
+    process = now.processes.get(host.name)
+    if process is not None:
+        process.kill()
