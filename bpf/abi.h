@@ -7,8 +7,7 @@
  * src/limpet/datapath/abi.py is generated from the BTF of this file, and the
  * help texts of the counters from its comments. A counter's comment ends in
  * "normal", "watch" or "alarm": what an operator should feel on seeing it move.
- *
- * Words named `id` in packet structs are explained in docs/formats/flow-entry.md.
+ * Formats with bits are drawn in docs/formats/.
  */
 
 #include <linux/types.h>
@@ -53,6 +52,9 @@ enum verdict {
 	VERDICT_DROP_ICMP_TYPE,       /* ICMP to a VIP that is neither echo request nor a handled error: watch */
 	VERDICT_DROP_ICMP_QUOTE,      /* ICMP error whose quoted packet is unusable or not a VIP's: watch */
 	VERDICT_DROP_ICMP_LIMITED,    /* an ICMP answer was due, but over the rate limit: watch */
+	VERDICT_DROP_TOO_BIG,         /* would not fit, and nobody may be told: ICMP error, later fragment: watch */
+	VERDICT_DROP_HOP_LIMIT,       /* time to live used up, and nobody may be told: the same: watch */
+	VERDICT_DROP_NEXT_HOP,        /* backend on the same segment whose MAC is not known yet: alarm */
 	VERDICT_DROP_HEADROOM,        /* no room in the frame for the outer header: alarm */
 	VERDICT_MAX,
 };
@@ -158,7 +160,8 @@ struct slot_table {
 enum life {
 	LIFE_EMPTY = 0,
 	LIFE_OPENING,     /* one packet seen */
-	LIFE_ESTABLISHED, /* a second packet of the client's came */
+	LIFE_ESTABLISHED, /* TCP: a second packet of the client's came */
+	LIFE_DATAGRAM,    /* UDP: the same */
 	LIFE_CLOSING,     /* FIN or RST seen */
 	LIFE_FRAGMENT,    /* not a flow: a datagram whose first fragment was seen */
 	LIFE_MAX,
@@ -168,7 +171,7 @@ enum life {
 enum flow_word {
 	FLOW_BACKEND_SHIFT = 0,
 	FLOW_BACKEND_BITS = 12,
-	FLOW_VIP_SHIFT = 12,
+	FLOW_VIP_SHIFT = 12, /* 0 for LIFE_FRAGMENT */
 	FLOW_VIP_BITS = 10,
 	FLOW_LIFE_SHIFT = 22,
 	FLOW_LIFE_BITS = 3,
@@ -239,8 +242,7 @@ struct settings {
 	__u64 flow_key[2];   /* place in the connection table; secret of this director */
 	__u32 bucket_mask;   /* buckets of the connection table - 1 */
 	__u32 tick_shift;    /* a tick is 2^tick_shift jiffies */
-	__u32 life_ticks[LIFE_MAX]; /* idle ticks after which an entry of that life has expired; TCP */
-	__u32 udp_ticks;     /* the same for LIFE_ESTABLISHED of UDP */
+	__u32 life_ticks[LIFE_MAX]; /* idle ticks after which an entry of that life has expired */
 	__u32 flows_per_jiffy_16; /* new entries per jiffy and CPU, times 16; 0: no limit */
 	__u32 flows_burst;   /* tokens a CPU may save up */
 	__u32 icmp_per_jiffy_16;  /* ICMP answers, the same; 0: no limit */

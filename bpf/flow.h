@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef LIMPET_FLOW_H
+#define LIMPET_FLOW_H
+
+/* The connection table: flow -> backend, set-associative, in a plain array (docs/adr/0001-connection-table.md).
+ *
+ * A flow may live in two buckets; the second is looked at only if the first has spilled. An entry is two
+ * words. `word` is published by compare-and-exchange, so there is no lock: whoever loses the race writes
+ * nothing. `id` follows it; until then the entry matches no flow, since `word` carries a check of the id.
+ *
+ * A live established flow is never evicted: not by a flood of handshakes, not by anything.
+ */
+
+#include "hash.h"
+#include "maps.h"
+#include "packet.h"
+
+#define FLOW_FIELD(name) (((1ULL << FLOW_##name##_BITS) - 1) << FLOW_##name##_SHIFT)
+#define FLOW_GET(word, name) (((word) & FLOW_FIELD(name)) >> FLOW_##name##_SHIFT)
+#define FLOW_MATCH (FLOW_FIELD(VIP) | FLOW_FIELD(CHECK))
+#define FLOW_SEEN_MASK ((1ULL << FLOW_SEEN_BITS) - 1)
+#define FLOW_HALF (LIMIT_FLOW_WAYS / 2)
+#define FRAGMENT_TWEAK 0x667261676d656e74ULL /* keeps hashes of fragments apart from those of flows */
+
+_Static_assert(sizeof(struct flow_bucket) == 128, "two cache lines");
+_Static_assert(FLOW_CHECK_SHIFT + FLOW_CHECK_BITS == 64, "the word is full");
+_Static_assert(LIFE_MAX <= 1 << FLOW_LIFE_BITS, "every life has a code");
+_Static_assert(LIMIT_BACKENDS == 1 << FLOW_BACKEND_BITS, "every backend has a code");
+_Static_assert(LIMIT_VIPS == 1 << FLOW_VIP_BITS, "every VIP has a code");
+
+struct flow {
+	__u64 id;
+	__u64 match;  /* VIP and check: what the word of its entry carries */
+	__u64 hash;
+	__u32 first;  /* bucket */
+	__u32 second; /* bucket */
+	__u32 now;    /* tick */
+};
+
+static __always_inline __u64 flow_digest(const __u64 address[2], __u64 rest)
+{
+	return hash_mix(hash_pair(address[0], address[1], settings.flow_key[0], settings.flow_key[1]) ^ rest);
+}
+
+static __always_inline void flow_place(struct flow *f, __u64 tweak)
+{
+	f->hash = hash_mix(f->id ^ settings.flow_key[0] ^ tweak);
+	f->match |= f->hash & FLOW_FIELD(CHECK);
+	f->first = f->hash & settings.bucket_mask;
+	f->second = f->hash >> 24 & settings.bucket_mask;
+	if (f->second == f->first)
+		f->second ^= 1 & settings.bucket_mask;
+	f->now = bpf_jiffies64() >> settings.tick_shift & FLOW_SEEN_MASK;
+}
+
+/* IPv4 flows have an exact id. IPv6 flows have a keyed digest of 64 bits: beside the VIP and the check. */
+static __always_inline void flow_name(struct flow *f, const struct packet *p, __u32 vip)
+{
+	__u64 ports = (__u32)p->client_port << 16 | p->vip_port;
+
+	f->id = p->family == 4 ? p->client[1] << 32 | ports : flow_digest(p->client, ports);
+	f->match = (__u64)vip << FLOW_VIP_SHIFT;
+	flow_place(f, (__u64)vip * HASH_MULTIPLIER);
+}
+
+/* All fragments of a datagram share a name; VIP 0 keeps it apart from flows. */
+static __always_inline void flow_name_fragment(struct flow *f, const struct packet *p, __u32 address_id)
+{
+	__u64 kin = (address_id << 5 | (p->protocol & 0x1f)) & 0xffff;
+
+	f->id = p->family == 4 ? p->client[1] << 32 | p->datagram << 16 | kin
+			       : flow_digest(p->client, (__u64)p->datagram << 16 | kin);
+	f->match = 1ULL << FLOW_CHECK_SHIFT; /* never the check of an empty entry */
+	flow_place(f, FRAGMENT_TWEAK);
+}
+
+/* Idle ticks. Another CPU may have stored a tick that this one has not reached yet: that is no age. */
+static __always_inline __u32 flow_age(__u64 word, __u32 now)
+{
+	__u32 age = (now - (__u32)FLOW_GET(word, SEEN)) & FLOW_SEEN_MASK;
+
+	return age >> (FLOW_SEEN_BITS - 1) ? 0 : age;
+}
+
+static __always_inline int flow_has_expired(__u64 word, __u32 now)
+{
+	__u32 life = FLOW_GET(word, LIFE);
+
+	return life >= LIFE_MAX || flow_age(word, now) > settings.life_ticks[life];
+}
+
+static __always_inline struct flow_bucket *flow_bucket_at(__u32 bucket)
+{
+	return bpf_map_lookup_elem(&flows, &bucket);
+}
+
+static __always_inline int flow_entry_matches(struct flow_entry *e, const struct flow *f)
+{
+	return READ_ONCE(e->id) == f->id && (READ_ONCE(e->word) & FLOW_MATCH) == f->match;
+}
+
+/* Each flow prefers one half of its bucket, one cache line. */
+static __always_inline __u32 flow_half(const struct flow *f)
+{
+	return f->hash >> 48 & FLOW_HALF;
+}
+
+static __always_inline struct flow_entry *flow_find_in(struct flow_bucket *bucket, const struct flow *f)
+{
+	struct flow_entry *near = &bucket->entries[flow_half(f)];
+	struct flow_entry *far = &bucket->entries[flow_half(f) ^ FLOW_HALF];
+
+#pragma unroll
+	for (int i = 0; i < FLOW_HALF; i++)
+		if (flow_entry_matches(&near[i], f))
+			return &near[i];
+#pragma unroll
+	for (int i = 0; i < FLOW_HALF; i++)
+		if (flow_entry_matches(&far[i], f))
+			return &far[i];
+	return 0;
+}
+
+static __always_inline struct flow_entry *flow_find(const struct flow *f)
+{
+	struct flow_bucket *bucket = flow_bucket_at(f->first);
+	struct flow_entry *entry;
+
+	if (!bucket)
+		return 0;
+	entry = flow_find_in(bucket, f);
+	if (likely(entry) || !(READ_ONCE(bucket->entries[0].word) & FLOW_FIELD(SPILLED)))
+		return entry;
+	bucket = flow_bucket_at(f->second);
+	return bucket ? flow_find_in(bucket, f) : 0;
+}
+
+/* Life of a flow after one more packet. */
+static __always_inline __u32 flow_life_after(__u32 life, const struct packet *p)
+{
+	if (p->kind == KIND_LAST)
+		return LIFE_CLOSING;
+	if (life != LIFE_OPENING)
+		return life;
+	if (p->kind == KIND_EXISTING)
+		return LIFE_ESTABLISHED;
+	return p->kind == KIND_ANY ? LIFE_DATAGRAM : life;
+}
+
+static __always_inline __u64 flow_word(const struct flow *f, __u32 backend, __u32 life, __u64 old)
+{
+	return f->match | backend | (__u64)life << FLOW_LIFE_SHIFT | (__u64)f->now << FLOW_SEEN_SHIFT |
+	       (old & FLOW_FIELD(SPILLED));
+}
+
+/* Backend recorded in an entry, 0 if it may not be used: expired, or closed and now opened anew. A use
+ * refreshes the entry, but not more often than every FLOW_REFRESH_TICKS: a write per packet costs. */
+static __always_inline __u32 flow_use(struct flow_entry *entry, const struct flow *f, const struct packet *p)
+{
+	__u64 word = READ_ONCE(entry->word);
+	__u32 life = FLOW_GET(word, LIFE), next;
+
+	if ((word & FLOW_MATCH) != f->match || flow_has_expired(word, f->now))
+		return 0;
+	if (p->kind == KIND_FIRST && life == LIFE_CLOSING)
+		return 0;
+	next = flow_life_after(life, p);
+	if (unlikely(next != life || flow_age(word, f->now) >= FLOW_REFRESH_TICKS) && p->kind != KIND_ICMP_ERROR)
+		__sync_val_compare_and_swap(&entry->word, word,
+					    flow_word(f, word & FLOW_FIELD(BACKEND), next, word));
+	return word & FLOW_FIELD(BACKEND);
+}
+
+/* Who makes room, best first; a live established flow never does. */
+enum victim_rank {
+	VICTIM_EMPTY = 0,
+	VICTIM_EXPIRED,
+	VICTIM_OPENING,
+	VICTIM_CLOSING,
+	VICTIM_NONE,
+};
+
+struct victim {
+	struct flow_entry *entry;
+	__u64 word;
+	__u32 score; /* rank, then freshness: lower goes first */
+	__u32 way;
+};
+
+static __always_inline __u32 victim_rank(__u64 word, __u32 now)
+{
+	__u32 life = FLOW_GET(word, LIFE);
+
+	if (life == LIFE_EMPTY)
+		return VICTIM_EMPTY;
+	if (flow_has_expired(word, now))
+		return VICTIM_EXPIRED;
+	if (life == LIFE_OPENING || life == LIFE_FRAGMENT)
+		return VICTIM_OPENING;
+	return life == LIFE_CLOSING ? VICTIM_CLOSING : VICTIM_NONE;
+}
+
+static __always_inline __u32 victim_rank_of(const struct victim *v)
+{
+	return v->score >> FLOW_SEEN_BITS;
+}
+
+static __always_inline void victim_choose(struct victim *v, struct flow_bucket *bucket, const struct flow *f)
+{
+	__u32 half = flow_half(f);
+
+#pragma unroll
+	for (int i = 0; i < LIMIT_FLOW_WAYS; i++) {
+		__u32 way = i ^ half;
+		struct flow_entry *entry = &bucket->entries[way];
+		__u64 word = READ_ONCE(entry->word);
+		__u32 rank = victim_rank(word, f->now), score = 0;
+
+		if (rank)
+			score = rank << FLOW_SEEN_BITS | (FLOW_SEEN_MASK - flow_age(word, f->now));
+		if (score < v->score)
+			*v = (struct victim){ .entry = entry, .word = word, .score = score, .way = way };
+		if (!rank)
+			return;
+	}
+}
+
+static __always_inline void flow_count_victim(struct counters *counters, __u32 rank)
+{
+	counters->events[EVENT_FLOW_CREATED]++;
+	if (rank == VICTIM_EXPIRED)
+		counters->events[EVENT_EVICTED_EXPIRED]++;
+	else if (rank == VICTIM_OPENING)
+		counters->events[EVENT_EVICTED_OPENING]++;
+	else if (rank == VICTIM_CLOSING)
+		counters->events[EVENT_EVICTED_CLOSING]++;
+}
+
+/* Find room for a flow and write it there; 0 if there is none. */
+__noinline int flow_create(const struct flow *f, const struct packet *p, __u64 backend_and_life)
+{
+	struct victim v = { .score = VICTIM_NONE << FLOW_SEEN_BITS };
+	struct flow_bucket *first, *second;
+	struct flow_client *client;
+	struct counters *counts;
+	__u32 place, zero = 0;
+
+	if (!f || !p)
+		return 0;
+	first = flow_bucket_at(f->first);
+	counts = bpf_map_lookup_elem(&counters, &zero);
+	if (!first || !counts)
+		return 0;
+	place = f->first * LIMIT_FLOW_WAYS;
+	victim_choose(&v, first, f);
+	if (victim_rank_of(&v) > VICTIM_EXPIRED) {
+		struct victim other = { .score = v.score };
+
+		second = flow_bucket_at(f->second);
+		if (!second)
+			return 0;
+		victim_choose(&other, second, f);
+		if (victim_rank_of(&other) < victim_rank_of(&v)) {
+			v = other;
+			place = f->second * LIMIT_FLOW_WAYS;
+			__sync_fetch_and_or(&first->entries[0].word, FLOW_FIELD(SPILLED));
+			counts->events[EVENT_FLOW_SPILLED]++;
+		}
+	}
+	if (!v.entry) {
+		counts->events[EVENT_REFUSED_FULL]++;
+		return 0;
+	}
+	/* The spill mark may just have been set on this very entry: the exchange then fails, and is counted. */
+	if (__sync_val_compare_and_swap(&v.entry->word, v.word,
+					flow_word(f, backend_and_life & FLOW_FIELD(BACKEND),
+						  backend_and_life >> 32, v.word)) != v.word) {
+		counts->events[EVENT_RACE_LOST]++;
+		return 0;
+	}
+	WRITE_ONCE(v.entry->id, f->id);
+	flow_count_victim(counts, victim_rank_of(&v));
+	if (p->family == 4)
+		return 1;
+	place += v.way;
+	client = bpf_map_lookup_elem(&flow_clients, &place);
+	if (client) {
+		((__u64 *)client->address)[0] = swap64(p->client[0]);
+		((__u64 *)client->address)[1] = swap64(p->client[1]);
+		client->client_port = p->client_port;
+		client->vip_port = p->vip_port;
+	}
+	return 1;
+}
+
+/* Give the entry that a flow has already to another backend. */
+static __always_inline int flow_renew(struct flow_entry *entry, const struct flow *f, __u32 backend, __u32 life,
+				      struct counters *counters)
+{
+	__u64 word = READ_ONCE(entry->word);
+
+	if ((word & FLOW_MATCH) != f->match ||
+	    __sync_val_compare_and_swap(&entry->word, word, flow_word(f, backend, life, word)) != word) {
+		counters->events[EVENT_RACE_LOST]++;
+		return 0;
+	}
+	counters->events[EVENT_FLOW_CREATED]++;
+	return 1;
+}
+
+#endif

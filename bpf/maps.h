@@ -1,0 +1,134 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef LIMPET_MAPS_H
+#define LIMPET_MAPS_H
+
+/* Every map of the director: key -> value, who writes, who reads, what when full.
+ *
+ * Only array types: their lookup is inlined to an address computation. All are pinned, so they outlive the
+ * daemon. Sizes marked (load) are set by the loader from the configuration before the maps are made.
+ */
+
+#include "abi.h"
+#include "bpf.h"
+
+/* 0 -> which half of the VIP tables is live. Written by user space in one word, read per packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct control);
+} control SEC(".maps");
+
+/* half * LIMIT_VIP_ADDRESSES + place -> VIP address. User space writes the half that is not live; when the
+ * VIPs do not fit the probe limit, it takes another seed. Read per packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * LIMIT_VIP_ADDRESSES);
+	__type(key, __u32);
+	__type(value, struct vip_address);
+} vip_addresses SEC(".maps");
+
+/* half * LIMIT_VIP_SERVICES + place -> what is served at a VIP address. As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2 * LIMIT_VIP_SERVICES);
+	__type(key, __u32);
+	__type(value, struct vip_service);
+} vip_services SEC(".maps");
+
+/* VIP id -> how it is balanced. Written by user space before a service names it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LIMIT_VIPS);
+	__type(key, __u32);
+	__type(value, struct vip);
+} vips SEC(".maps");
+
+/* pool id -> place of its slot table. One word: written by user space after the table is complete. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LIMIT_POOLS);
+	__type(key, __u32);
+	__type(value, struct pool);
+} pools SEC(".maps");
+
+/* place -> slot table (load). User space writes a place that no pool names, and reuses one only after an RCU
+ * grace period. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct slot_table);
+} slot_tables SEC(".maps");
+
+/* backend id -> where it is. Written by user space before a table names it, cleared after no flow does. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LIMIT_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct backend);
+} backends SEC(".maps");
+
+/* The connection table (load): bucket -> 8 flows. Written here, scanned by user space. When a flow's two
+ * buckets hold nothing but live established flows, it gets no entry (EVENT_REFUSED_FULL). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_bucket);
+} flows SEC(".maps");
+
+/* bucket * 8 + way -> client of an IPv6 flow (load). Written here with the entry, read by user space only. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_client);
+} flow_clients SEC(".maps");
+
+/* 0 -> counters without a label. Written here, read by user space, never reset. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct counters);
+} counters SEC(".maps");
+
+/* VIP id -> counters. As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LIMIT_VIPS);
+	__type(key, __u32);
+	__type(value, struct vip_stats);
+} vip_stats SEC(".maps");
+
+/* backend id -> counters. As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LIMIT_BACKENDS);
+	__type(key, __u32);
+	__type(value, struct backend_stats);
+} backend_stats SEC(".maps");
+
+/* enum rate_limit -> token bucket of this CPU. Written and read here only. */
+enum rate_limit { RATE_FLOWS = 0, RATE_ICMP, RATE_MAX };
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, RATE_MAX);
+	__type(key, __u32);
+	__type(value, struct rate);
+} rates SEC(".maps");
+
+/* Switches: set before load, constants afterwards. */
+const volatile struct settings settings = {};
+
+#endif

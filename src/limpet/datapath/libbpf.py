@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The boundary to the kernel's BPF: ELF loading by libbpf, everything else by the bpf(2) system call.
+
+libbpf (the shared library that iproute2 depends on) is used only where it is hard to do without: to open an
+object, set its constants and map sizes, and load it. Maps, pins, links and test runs go to the kernel
+directly, so that no behaviour depends on the version of libbpf. The only file that imports ctypes.
+
+Every failure is a DatapathError that names the step; a missing libbpf or bpffs is Unsupported.
+"""
+
+import ctypes
+import ctypes.util
+import errno as errnos
+import mmap
+import os
+import platform
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from limpet.core.errors import DatapathError, Unsupported
+
+BPFFS = Path("/sys/fs/bpf")
+BPFFS_MAGIC = 0xCAFE4A11
+
+(MAP_LOOKUP, MAP_UPDATE, OBJ_PIN, OBJ_GET, TEST_RUN) = (1, 2, 6, 7, 10)
+(INFO_BY_FD, MAP_LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE, LINK_DETACH) = (15, 24, 28, 29, 34)
+XDP = 37  # enum bpf_attach_type
+F_REPLACE = 4
+XDP_GENERIC, XDP_NATIVE = 2, 4  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
+XDP_ACTIONS = ("aborted", "drop", "pass", "tx", "redirect")
+
+_SYSCALLS = {"x86_64": (321, 324), "aarch64": (280, 283)}
+_MEMBARRIER_GLOBAL = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _syscall(number: int, *arguments: object) -> int:
+    return int(_libc.syscall(number, *arguments))
+
+
+def _numbers() -> tuple[int, int]:
+    try:
+        return _SYSCALLS[platform.machine()]
+    except KeyError:
+        raise Unsupported(f"limpet does not know the system calls of {platform.machine()}") from None
+
+
+def _bpf(step: str, command: int, attributes: bytes) -> int:
+    buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 144))
+    result = _syscall(_numbers()[0], command, buffer, len(buffer))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise DatapathError(step, number, os.strerror(number))
+    attributes_out[:] = buffer.raw
+    return result
+
+
+attributes_out = bytearray()  # what the kernel wrote back in the last call of this thread's process
+
+
+def _address(data: bytes | bytearray | memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
+
+
+def pin(fd: int, path: Path) -> None:
+    """Give a map, program or link a name in bpffs."""
+    name = ctypes.create_string_buffer(str(path).encode())
+    _bpf(f"pin {path}", OBJ_PIN, struct.pack("=QII", ctypes.addressof(name), fd, 0))
+
+
+def get(path: Path) -> int:
+    """File descriptor of what is pinned at `path`; DatapathError with ENOENT if nothing is."""
+    name = ctypes.create_string_buffer(str(path).encode())
+    return _bpf(f"open pin {path}", OBJ_GET, struct.pack("=QII", ctypes.addressof(name), 0, 0))
+
+
+def link_create(program: int, ifindex: int, flags: int) -> int:
+    """Attach an XDP program; the link is the attachment, and ends with its last reference."""
+    return _bpf(
+        f"attach XDP to interface {ifindex}",
+        LINK_CREATE,
+        struct.pack("=IIII", program, ifindex, XDP, flags),
+    )
+
+
+def link_update(link: int, program: int) -> None:
+    """Replace the program of a link; no packet sees neither or both."""
+    _bpf("replace the XDP program", LINK_UPDATE, struct.pack("=IIII", link, program, 0, 0))
+
+
+def link_detach(link: int) -> None:
+    """Detach now, whoever else still holds the link."""
+    _bpf("detach the XDP program", LINK_DETACH, struct.pack("=I", link))
+
+
+@dataclass(frozen=True)
+class MapInfo:
+    """What the kernel says of a map."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+def _info(fd: int, size: int) -> bytes:
+    buffer = bytearray(size)
+    _bpf("read object info", INFO_BY_FD, struct.pack("=IIQ", fd, size, _address(buffer)))
+    return bytes(buffer)
+
+
+def map_info(fd: int) -> MapInfo:
+    """Type and sizes of a map."""
+    kind, _, key_size, value_size, entries = struct.unpack_from("=IIIII", _info(fd, 80))
+    return MapInfo(kind, key_size, value_size, entries)
+
+
+def link_ifindex(fd: int) -> int:
+    """Interface of an XDP link, 0 if it has been detached or the interface is gone."""
+    (ifindex,) = struct.unpack_from("=I", _info(fd, 64), 16)
+    return int(ifindex)
+
+
+def program_tag(fd: int) -> str:
+    """The kernel's digest of a program's instructions, 16 hex digits."""
+    return _info(fd, 128)[8:16].hex()
+
+
+def map_lookup(fd: int, key: int, size: int) -> bytes:
+    """Value of an array map; for per-CPU maps `size` counts all CPUs."""
+    index, value = bytearray(struct.pack("=I", key)), bytearray(size)
+    _bpf(
+        "read map",
+        MAP_LOOKUP,
+        struct.pack("=IxxxxQQQ", fd, _address(index), _address(value), 0),
+    )
+    return bytes(value)
+
+
+def map_lookup_all(fd: int, entries: int, size: int) -> bytes:
+    """All values of an array map in one call; `size` is of one entry, with all CPUs of a per-CPU map."""
+    batch, keys, values = bytearray(4), bytearray(4 * entries), bytearray(size * entries)
+    attributes = struct.pack(
+        "=QQQQIIQQ", 0, _address(batch), _address(keys), _address(values), entries, fd, 0, 0
+    )
+    try:
+        _bpf("read map", MAP_LOOKUP_BATCH, attributes)
+    except DatapathError as error:
+        if error.errno != errnos.ENOENT:  # ENOENT says that the end was reached
+            raise
+    return bytes(values)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Result of a test run: XDP action, the packet afterwards, mean duration in nanoseconds."""
+
+    action: str
+    packet: bytes
+    duration_ns: int
+
+
+def test_run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> Run:
+    """Run an XDP program over one packet in the kernel (BPF_PROG_TEST_RUN).
+
+    With `repeat` > 1 every round but the first sees the packet as the round before left it. `ifindex` is the
+    interface it comes from; 0 leaves that to the kernel (loopback).
+    """
+    data, out = bytearray(packet), bytearray(len(packet) + 512)
+    context = bytearray(struct.pack("=IIIIII", 0, len(packet), 0, ifindex, 0, 0))
+    attributes = struct.pack(
+        "=IIIIQQIIIIQQIII",
+        program,
+        0,
+        len(data),
+        len(out),
+        _address(data),
+        _address(out),
+        repeat,
+        0,
+        len(context) if ifindex else 0,
+        0,
+        _address(context) if ifindex else 0,
+        0,
+        0,
+        0,
+        0,
+    )
+    _bpf("test run", TEST_RUN, attributes)
+    action, _, size = struct.unpack_from("=III", attributes_out, 4)
+    (duration,) = struct.unpack_from("=I", attributes_out, 36)
+    return Run(XDP_ACTIONS[action], bytes(out[:size]), duration)
+
+
+def grace_period() -> None:
+    """Wait until every CPU has left the BPF programs it was in (an RCU grace period).
+
+    membarrier(MEMBARRIER_CMD_GLOBAL) is synchronize_rcu() in the kernel.
+    """
+    if _syscall(_numbers()[1], _MEMBARRIER_GLOBAL, 0, 0) < 0:
+        raise DatapathError("wait for a grace period", ctypes.get_errno(), "membarrier failed")
+
+
+def map_memory(fd: int) -> mmap.mmap:
+    """The values of an mmapable array map, shared with the kernel, whole pages."""
+    info = map_info(fd)
+    stride = (info.value_size + 7) // 8 * 8
+    size = -(-stride * info.max_entries // mmap.PAGESIZE) * mmap.PAGESIZE
+    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+
+
+def mount_bpffs() -> None:
+    """Make sure that /sys/fs/bpf is a BPF file system."""
+    if _libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) < 0:
+        number = ctypes.get_errno()
+        if number != errnos.EBUSY:
+            raise Unsupported(f"cannot mount {BPFFS}: {os.strerror(number)}; limpet needs root")
+
+
+def bpffs_is_mounted() -> bool:
+    """Whether pins can be made: /sys/fs/bpf is there and is a mount of its own."""
+    return BPFFS.is_dir() and os.path.ismount(BPFFS)
+
+
+_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+
+
+@cache
+def _libbpf() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise Unsupported(f"libbpf.so.1 is missing (Debian: apt install libbpf1): {error}") from None
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    library.bpf_object__open_mem.restype = pointer
+    library.bpf_object__open_mem.argtypes = [pointer, ctypes.c_size_t, pointer]
+    library.bpf_object__load.argtypes = [pointer]
+    library.bpf_object__close.argtypes = [pointer]
+    for name in ("map", "program"):
+        find = getattr(library, f"bpf_object__find_{name}_by_name")
+        find.restype, find.argtypes = pointer, [pointer, text]
+    library.bpf_map__fd.argtypes = [pointer]
+    library.bpf_program__fd.argtypes = [pointer]
+    library.bpf_map__set_max_entries.argtypes = [pointer, ctypes.c_uint32]
+    library.bpf_map__reuse_fd.argtypes = [pointer, ctypes.c_int]
+    library.bpf_map__set_initial_value.argtypes = [pointer, pointer, ctypes.c_size_t]
+    return library
+
+
+LOG_MAX = 16 << 20  # the verifier's log comes as one message
+_log: list[str] = []
+
+
+@_PRINT
+def _collect(_level: int, form: bytes, arguments: int) -> int:
+    buffer = ctypes.create_string_buffer(LOG_MAX)
+    _libc.vsnprintf(buffer, len(buffer), form, ctypes.c_void_p(arguments))
+    _log.append("\n".join(buffer.value.decode(errors="replace").rstrip().splitlines()[-40:]))
+    return 0
+
+
+class Object:
+    """A BPF object file: open, set constants and sizes, load; then programs and maps have descriptors.
+
+    Descriptors belong to the object and end with `close`; keep one longer with os.dup.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._data = path.read_bytes()
+        self._library = _libbpf()
+        self._library.libbpf_set_print(_collect)
+        _log.clear()
+        self._handle = self._library.bpf_object__open_mem(self._data, len(self._data), None)
+        if not self._handle:
+            raise DatapathError(f"open {path.name}", ctypes.get_errno(), "\n".join(_log[-5:]))
+        self._name = path.name
+
+    def _check(self, step: str, result: int) -> None:
+        if result:
+            detail = "\n".join(_log[-30:])
+            raise DatapathError(f"{step} {self._name}", -result, detail or os.strerror(-result))
+
+    def _map(self, name: str) -> int:
+        found = self._library.bpf_object__find_map_by_name(self._handle, name.encode())
+        if not found:
+            raise DatapathError(f"find map {name} in {self._name}", errnos.ENOENT, "no such map")
+        return int(found)
+
+    def set_constants(self, value: bytes) -> None:
+        """Set the read-only data; its size must be exactly that of the program's constants."""
+        step = f"set the constants ({len(value)} bytes) of"
+        self._check(
+            step, self._library.bpf_map__set_initial_value(self._map(".rodata"), value, len(value))
+        )
+
+    def resize(self, name: str, entries: int) -> None:
+        """Set how many entries a map will be made with."""
+        self._check(f"resize {name} of", self._library.bpf_map__set_max_entries(self._map(name), entries))
+
+    def reuse(self, name: str, fd: int) -> None:
+        """Use an existing map instead of making one."""
+        self._check(f"reuse map {name} in", self._library.bpf_map__reuse_fd(self._map(name), fd))
+
+    def load(self) -> None:
+        """Give programs and maps to the kernel; DatapathError carries the end of the verifier's log."""
+        _log.clear()
+        self._check("load", self._library.bpf_object__load(self._handle))
+
+    def map_fd(self, name: str) -> int:
+        """Descriptor of a map."""
+        return int(self._library.bpf_map__fd(self._map(name)))
+
+    def program_fd(self, name: str) -> int:
+        """Descriptor of a program."""
+        found = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
+        if not found:
+            raise DatapathError(f"find program {name} in {self._name}", errnos.ENOENT, "no such program")
+        return int(self._library.bpf_program__fd(found))
+
+    def close(self) -> None:
+        """Free the object and its descriptors."""
+        if self._handle:
+            self._library.bpf_object__close(self._handle)
+            self._handle = None
