@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labs for tests: each with a name of its own, always removed, so that runs do not meet."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from itertools import count
@@ -15,8 +16,8 @@ from limpet.lab.topology import Topology
 NUMBERS = count(1)
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[str]:
+@contextlib.contextmanager
+def fresh_name() -> Iterator[str]:
     """A name that no other lab has; whatever is made under it is removed."""
     name = f"t{os.getpid()}-{next(NUMBERS)}"
     try:
@@ -25,16 +26,23 @@ def lab() -> Iterator[str]:
         operations.down(name)
 
 
+@pytest.fixture
+def lab() -> Iterator[str]:
+    with fresh_name() as name:
+        yield name
+
+
 @pytest.fixture(scope="session")
 def one_pop() -> Topology:
     return source.load("one-pop")
 
 
 @pytest.fixture(scope="module")
-def network(lab: str, one_pop: Topology) -> State:
+def network(one_pop: Topology) -> Iterator[State]:
     """The hosts of one-pop and their links, without any limpet process."""
-    with state.locked(lab, create=True):
-        now = State(lab=lab, phase="up", topology=one_pop, numbers_used={"fra": 13})
-        state.save(now)
-        Network(lab, one_pop).build()
-    return now
+    with fresh_name() as name:
+        with state.locked(name, create=True):
+            now = State(lab=name, phase="up", topology=one_pop, numbers_used={"fra": 13})
+            state.save(now)
+            Network(name, one_pop).build()
+        yield now

@@ -10,6 +10,7 @@ from ipaddress import ip_network
 
 from pydantic import JsonValue
 
+from limpet.core import config
 from limpet.core.model import Address, Director
 from limpet.lab.network import INTERFACE
 from limpet.lab.topology import Host, Role, Topology
@@ -21,6 +22,13 @@ DEFAULT = Director(name="default", interfaces=())
 
 def pooled(topology: Topology) -> list[Host]:
     return [host for host in topology.hosts(Role.BACKEND) if host.pooled]
+
+
+def check(topology: Topology) -> None:
+    """Raises ConfigError for what a director would refuse, so before anything is made."""
+    for host in topology.hosts(Role.DIRECTOR):
+        text = director_file(host.name, host, topology)
+        config.parse(text, f"configuration of {host.name}")
 
 
 def director_file(name: str, host: Host, topology: Topology) -> str:
@@ -37,6 +45,7 @@ def director_file(name: str, host: Host, topology: Topology) -> str:
         for host in backends
     ]
     weights: dict[str, JsonValue] = {host.name: host.weight for host in backends}
+    # An empty pool is written too: the VIPs stay, and their packets are counted as refused.
     tables.append(_table("[[pool]]", {"name": POOL, "backends": weights}))
     for number, vip in enumerate(topology.vip, 1):
         for protocol in ("tcp", "udp"):

@@ -7,28 +7,33 @@ after a crash each may lack what the other has. Not here: changes to a running l
 """
 
 import contextlib
+import secrets
 import signal
 from collections.abc import Iterator
 
 from pydantic import JsonValue
 
 from limpet.core.errors import Conflict, LimpetError
-from limpet.lab import namespace, state
+from limpet.lab import configuration, namespace, state
 from limpet.lab.forwarding import Forwarding
 from limpet.lab.network import Network, netns_of
 from limpet.lab.service import HAS_SERVICE, Service, remove_host
 from limpet.lab.state import State
 from limpet.lab.topology import Host, Topology
 
+SLOT_KEY_BYTES = 16
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def up(lab: str, topology: Topology) -> State:
-    """Build the lab. Raises Conflict if it is there already."""
+    """Build the lab. Raises Conflict if it is there already, ConfigError if it cannot work."""
+    topology = topology.with_slot_key(secrets.token_hex(SLOT_KEY_BYTES))
+    configuration.check(topology)
     with state.locked(lab, create=True):
         if _is_up(lab):
             raise Conflict(f"lab '{lab}' is up already; `limpet lab down --lab {lab}` removes it")
-        _remove_hosts(lab)  # leftovers of an `up` that crashed
+        _remove_hosts(lab, _recorded(lab))  # leftovers of an `up` that crashed
+        _check_free(lab, topology)
         with _undone_on_failure(lab):
             return _build(lab, topology)
 
@@ -36,7 +41,7 @@ def up(lab: str, topology: Topology) -> State:
 def down(lab: str) -> list[str]:
     """Remove the lab, or what is left of it. Names of the namespaces that were removed."""
     with state.locked(lab, create=True), _uninterrupted():
-        removed = _remove_hosts(lab)
+        removed = _remove_hosts(lab, _recorded(lab) | _named(lab))
         state.forget(lab)
     return removed
 
@@ -70,6 +75,17 @@ def _is_up(lab: str) -> bool:
     return False
 
 
+def _check_free(lab: str, topology: Topology) -> None:
+    """Before anything is made, so that undoing a failure never removes what others made."""
+    names = [netns_of(lab, host) for host in topology.host]
+    taken = [name for name in names if namespace.exists(name)]
+    if taken:
+        raise Conflict(
+            f"namespaces {', '.join(taken)} exist, and no running lab knows them; "
+            f"`limpet lab down --lab {lab}` removes them, or use another --name"
+        )
+
+
 def _build(lab: str, topology: Topology) -> State:
     numbers = {
         segment.name: max((host.number or 0 for host in topology.hosts_on(segment)), default=0)
@@ -99,7 +115,7 @@ def _undone_on_failure(lab: str) -> Iterator[None]:
         yield
     except BaseException:
         with _uninterrupted():
-            _remove_hosts(lab)
+            _remove_hosts(lab, _recorded(lab))
             state.forget(lab)
         raise
     finally:
@@ -121,25 +137,28 @@ def _uninterrupted() -> Iterator[None]:
 # --- Down ---------------------------------------------------------------------------------------
 
 
-def _remove_hosts(lab: str) -> list[str]:
-    """Processes, pins and namespaces of the lab. Fine when nothing is there."""
-    names = set(_namespaces(lab))
+def _remove_hosts(lab: str, names: set[str]) -> list[str]:
+    """Processes, pins and namespaces of these names. Fine when nothing is there."""
     with contextlib.suppress(LimpetError):
-        now = state.read(lab)
-        for process in now.processes.values():
+        for process in state.read(lab).processes.values():
             process.kill()
-        # The state knows also those hosts that lost their namespace.
-        names |= {netns_of(lab, host) for host in now.topology.host}
     present = sorted(name for name in names if namespace.exists(name))
     for name in names:
         remove_host(name)
     return present
 
 
-def _namespaces(lab: str) -> list[str]:
+def _recorded(lab: str) -> set[str]:
+    """Names of all hosts in the state, also of those that have lost, or never got, a namespace."""
+    with contextlib.suppress(LimpetError):
+        return {netns_of(lab, host) for host in state.read(lab).topology.host}
+    return set()
+
+
+def _named(lab: str) -> set[str]:
     """Namespaces named as this lab's, without those of another lab whose name begins like ours."""
-    others = [f"{other}-" for other in state.labs() if other.startswith(f"{lab}-")]
-    return [name for name in namespace.names(f"{lab}-") if not name.startswith(tuple(others))]
+    others = tuple(f"{other}-" for other in state.labs() if other.startswith(f"{lab}-"))
+    return {name for name in namespace.names(f"{lab}-") if not name.startswith(others)}
 
 
 # --- Status -------------------------------------------------------------------------------------

@@ -228,6 +228,10 @@ class Topology(Strict):
                 numbered = numbered.with_host(host.model_copy(update={"number": free}))
         return numbered
 
+    def with_slot_key(self, key: str) -> Self:
+        """The key set, unless the file has one: a director must keep it, also over its death."""
+        return self.model_copy(update={"director": {"slot_key": key, **self.director}})
+
     def with_host(self, host: Host) -> Self:
         """The host added, or in place of the one of its name."""
         if all(known.name != host.name for known in self.host):
