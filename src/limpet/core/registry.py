@@ -66,9 +66,15 @@ class Registry:
     known_vips: tuple[KnownVip, ...] = ()  # removed
 
     def backend_names(self) -> dict[BackendId, str]:
-        """Name of every id that a row, a flow or a slot history may hold."""
-        everyone = (*self.known_backends, *self.lingering, *self.backends.values())
-        return {backend.id: backend.name for backend in everyone}
+        """Name of every id that a row, a flow or a slot history may hold.
+
+        A removed backend whose name somebody else has now is told apart: "b1@10.0.0.11".
+        """
+        names = {backend.id: backend.name for backend in self.backends.values()}
+        for backend in (*self.known_backends, *self.lingering):
+            is_taken = backend.name in self.backends
+            names[backend.id] = f"{backend.name}@{backend.address}" if is_taken else backend.name
+        return names
 
     def pool_names(self) -> dict[PoolId, str]:
         return {pool: name for name, pool in self.pools.items()}

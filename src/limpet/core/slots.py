@@ -123,6 +123,8 @@ def _targets(before: SlotTable, weight: Counts, key: int) -> Counts:
     down, remainder = np.divmod(weight * SLOTS, total)
     up = down + (remainder > 0)
     owned = np.bincount(before.slots, minlength=BACKENDS_MAX)
+    if ((down <= owned) & (owned <= up)).all():
+        return owned
     targets = np.clip(_owned_if_returned(before, weight, owned), down, up)
     missing = SLOTS - int(targets.sum())
     tie = _mix(np.arange(BACKENDS_MAX, dtype=np.uint64), key)

@@ -62,7 +62,7 @@ class State:
                 pools=self._db.execute("SELECT * FROM pools ORDER BY position"),
                 tables=self._db.execute("SELECT * FROM slot_tables"),
             )
-            self._version = self._value("PRAGMA data_version")
+            self._version = self._number("PRAGMA data_version")
         self._saved = dict(loaded.tables)
         return loaded
 
@@ -98,7 +98,7 @@ class State:
         self._db.executemany(f"INSERT INTO {table} VALUES ({places})", new)
 
     def _save_tables(self, registry: Registry) -> None:
-        version = self._value("PRAGMA data_version")
+        version = self._number("PRAGMA data_version")
         if version != self._version:  # another process wrote: the file may hold other tables
             self._saved, self._version = {}, version
         stored = {row[0] for row in self._db.execute("SELECT pool FROM slot_tables")}
@@ -116,38 +116,33 @@ class State:
     # --- The file ------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
-        version = self._value("PRAGMA user_version")
+        with self._transaction("DEFERRED"):  # one snapshot: another process may be making the file
+            version = self._number("PRAGMA user_version")
+            tables = self._number("SELECT count(*) FROM sqlite_schema")
         if version > SCHEMA_VERSION:
             raise LimpetError(
                 f"{self.path}: written by a newer limpet (schema {version}, this one knows up to "
                 f"{SCHEMA_VERSION}); use that version, or another state file"
             )
-        verdict = self._value("PRAGMA quick_check(1)")
+        verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise self._damaged(str(verdict))
-        if version == 0:
-            self._refuse_foreign()
+            raise self._damaged(verdict)
+        if version == 0 and tables:
+            raise LimpetError(f"{self.path}: a database of another program; use another path")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         if version == 0:
             self._create()
 
-    def _refuse_foreign(self) -> None:
-        if self._value("SELECT count(*) FROM sqlite_schema") and not self._value(
-            "PRAGMA user_version"  # not just made by another process
-        ):
-            raise LimpetError(f"{self.path}: a database of another program; use another path")
-
     def _create(self) -> None:
         with self._transaction("IMMEDIATE"):
-            if self._value("PRAGMA user_version") == 0:  # no other process was faster
+            if self._number("PRAGMA user_version") == 0:  # no other process was faster
                 for statement in rows.SCHEMA.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
-    def _value(self, query: str) -> int | str:
-        value: int | str = self._db.execute(query).fetchone()[0]
-        return value
+    def _number(self, query: str) -> int:
+        return int(self._db.execute(query).fetchone()[0])
 
     @contextmanager
     def _transaction(self, kind: str) -> Iterator[None]:
