@@ -134,7 +134,8 @@ struct vip {
 	__u16 pool;             /* row of `pools` */
 	__u8 affinity;          /* enum affinity */
 	__u8 protocol;
-	__u32 reserved;
+	__u8 family; /* 4 or 6; for people who read flows, also after the VIP is gone */
+	__u8 reserved[3];
 };
 
 struct pool {

@@ -59,7 +59,10 @@ def read(path: Path) -> list[Type]:
             found.element, _, found.count = struct.unpack_from("<III", btf, at)
         elif kind in (STRUCT, UNION, ENUM):
             step = PER_MEMBER[kind]
-            rows = [struct.unpack_from("<III"[: 1 + step // 4], btf, at + i * step) for i in range(count)]
+            rows = [
+                struct.unpack_from("<III"[: 1 + step // 4], btf, at + i * step)
+                for i in range(count)
+            ]
             found.members = [(name(row[0]), row[1], row[-1]) for row in rows]
         at += TRAILER.get(kind, 0) + PER_MEMBER.get(kind, 0) * count
         types.append(found)

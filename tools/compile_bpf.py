@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile bpf/*.bpf.c into the package, with the clang that the PyPI package `ziglang` carries.
 
-That compiler needs nothing installed on the machine and brings the kernel's user-space headers along. Used by
-`make bpf` and by the wheel's build hook, so that both give the same object. Prints the instruction count
-of each program; skips an object that is newer than all its sources.
+That compiler needs nothing installed on the machine and brings the kernel's user-space headers
+along. Used by `make bpf` and by the wheel's build hook, so that both give the same object. Prints
+the instruction count of each program; skips an object that is newer than all its sources.
 """
 
 import struct
@@ -43,7 +43,7 @@ def compile_object(source: Path, target: Path) -> None:
 
 
 def instructions(path: Path) -> dict[str, int]:
-    """Instructions (8 bytes each) of every executable section of a 64-bit little-endian ELF object."""
+    """Instructions (8 bytes each) of every executable section of a BPF object."""
     data = path.read_bytes()
     (offset,) = struct.unpack_from("<Q", data, 0x28)
     entry_size, count, names_index = struct.unpack_from("<HHH", data, 0x3A)

@@ -12,7 +12,8 @@ class CustomBuildHook(BuildHookInterface[Any]):
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         path = Path(self.root) / "tools" / "compile_bpf.py"
         spec = importlib.util.spec_from_file_location("compile_bpf", path)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         module.build()

@@ -76,6 +76,7 @@ def prepare(results: Path, arguments: list[str]) -> None:
     """Put pytest's arguments into `results`, NUL-terminated."""
     always = [
         "--junitxml=/run/limpet/results/junit.xml",
+        *("-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin"),
         "--hypothesis-profile=ci",  # no deadline, same examples each time
         f"--timeout={TEST_TIMEOUT_S}",
         *("-p", "no:cacheprovider"),

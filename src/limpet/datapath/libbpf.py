@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The boundary to the kernel's BPF: ELF loading by libbpf, everything else by the bpf(2) system call.
+"""The boundary to the kernel's BPF: ELF loading by libbpf, the rest by the bpf(2) system call.
 
-libbpf (the shared library that iproute2 depends on) is used only where it is hard to do without: to open an
-object, set its constants and map sizes, and load it. Maps, pins, links and test runs go to the kernel
-directly, so that no behaviour depends on the version of libbpf. The only file that imports ctypes.
+libbpf (the shared library that iproute2 depends on) is used only where it is hard to do without: to
+open an object, set its constants and map sizes, and load it. Maps, pins, links and test runs go to
+the kernel directly, so that no behaviour depends on the version of libbpf. The only file that
+imports ctypes.
 
 Every failure is a DatapathError that names the step; a missing libbpf or bpffs is Unsupported.
 """
@@ -44,7 +45,9 @@ def _numbers() -> tuple[int, int]:
     try:
         return _SYSCALLS[platform.machine()]
     except KeyError:
-        raise Unsupported(f"limpet does not know the system calls of {platform.machine()}") from None
+        raise Unsupported(
+            f"limpet does not know the system calls of {platform.machine()}"
+        ) from None
 
 
 def _bpf(step: str, command: int, attributes: bytes) -> int:
@@ -140,7 +143,7 @@ def map_lookup(fd: int, key: int, size: int) -> bytes:
 
 
 def map_lookup_all(fd: int, entries: int, size: int) -> bytes:
-    """All values of an array map in one call; `size` is of one entry, with all CPUs of a per-CPU map."""
+    """All values of an array map in one call; `size` as for `map_lookup`."""
     batch, keys, values = bytearray(4), bytearray(4 * entries), bytearray(size * entries)
     attributes = struct.pack(
         "=QQQQIIQQ", 0, _address(batch), _address(keys), _address(values), entries, fd, 0, 0
@@ -162,11 +165,11 @@ class Run:
     duration_ns: int
 
 
-def test_run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> Run:
+def run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> Run:
     """Run an XDP program over one packet in the kernel (BPF_PROG_TEST_RUN).
 
-    With `repeat` > 1 every round but the first sees the packet as the round before left it. `ifindex` is the
-    interface it comes from; 0 leaves that to the kernel (loopback).
+    With `repeat` > 1 every round but the first sees the packet as the round before left it.
+    `ifindex` is the interface it comes from; 0 leaves that to the kernel (loopback).
     """
     data, out = bytearray(packet), bytearray(len(packet) + 512)
     context = bytearray(struct.pack("=IIIIII", 0, len(packet), 0, ifindex, 0, 0))
@@ -192,6 +195,14 @@ def test_run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> 
     action, _, size = struct.unpack_from("=III", attributes_out, 4)
     (duration,) = struct.unpack_from("=I", attributes_out, 36)
     return Run(XDP_ACTIONS[action], bytes(out[:size]), duration)
+
+
+def run_value(program: int) -> int:
+    """The 32 bits that an XDP program returns over an empty frame, action or not."""
+    data = bytearray(64)
+    attributes = struct.pack("=IIIIQQII", program, 0, 64, 0, _address(data), 0, 1, 0)
+    _bpf("test run", TEST_RUN, attributes)
+    return int.from_bytes(attributes_out[4:8], "little")
 
 
 def grace_period() -> None:
@@ -232,7 +243,9 @@ def _libbpf() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
-        raise Unsupported(f"libbpf.so.1 is missing (Debian: apt install libbpf1): {error}") from None
+        raise Unsupported(
+            f"libbpf.so.1 is missing (Debian: apt install libbpf1): {error}"
+        ) from None
     pointer, text = ctypes.c_void_p, ctypes.c_char_p
     library.bpf_object__open_mem.restype = pointer
     library.bpf_object__open_mem.argtypes = [pointer, ctypes.c_size_t, pointer]
@@ -253,7 +266,6 @@ LOG_MAX = 16 << 20  # the verifier's log comes as one message
 _log: list[str] = []
 
 
-@_PRINT
 def _collect(_level: int, form: bytes, arguments: int) -> int:
     buffer = ctypes.create_string_buffer(LOG_MAX)
     _libc.vsnprintf(buffer, len(buffer), form, ctypes.c_void_p(arguments))
@@ -261,8 +273,11 @@ def _collect(_level: int, form: bytes, arguments: int) -> int:
     return 0
 
 
+_print = _PRINT(_collect)  # kept, so that libbpf may call it as long as this process lives
+
+
 class Object:
-    """A BPF object file: open, set constants and sizes, load; then programs and maps have descriptors.
+    """A BPF object file: open, set constants and sizes, load; then use its descriptors.
 
     Descriptors belong to the object and end with `close`; keep one longer with os.dup.
     """
@@ -270,7 +285,7 @@ class Object:
     def __init__(self, path: Path) -> None:
         self._data = path.read_bytes()
         self._library = _libbpf()
-        self._library.libbpf_set_print(_collect)
+        self._library.libbpf_set_print(_print)
         _log.clear()
         self._handle = self._library.bpf_object__open_mem(self._data, len(self._data), None)
         if not self._handle:
@@ -297,14 +312,16 @@ class Object:
 
     def resize(self, name: str, entries: int) -> None:
         """Set how many entries a map will be made with."""
-        self._check(f"resize {name} of", self._library.bpf_map__set_max_entries(self._map(name), entries))
+        self._check(
+            f"resize {name} of", self._library.bpf_map__set_max_entries(self._map(name), entries)
+        )
 
     def reuse(self, name: str, fd: int) -> None:
         """Use an existing map instead of making one."""
         self._check(f"reuse map {name} in", self._library.bpf_map__reuse_fd(self._map(name), fd))
 
     def load(self) -> None:
-        """Give programs and maps to the kernel; DatapathError carries the end of the verifier's log."""
+        """Give all to the kernel; DatapathError carries the end of the verifier's log."""
         _log.clear()
         self._check("load", self._library.bpf_object__load(self._handle))
 
@@ -316,7 +333,9 @@ class Object:
         """Descriptor of a program."""
         found = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
         if not found:
-            raise DatapathError(f"find program {name} in {self._name}", errnos.ENOENT, "no such program")
+            raise DatapathError(
+                f"find program {name} in {self._name}", errnos.ENOENT, "no such program"
+            )
         return int(self._library.bpf_program__fd(found))
 
     def close(self) -> None:

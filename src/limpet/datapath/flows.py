@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection table as people want to see it: decoded and filtered, over mapped memory.
+
+The kernel writes the table while it is read. An entry that changes in between is decoded from
+either state or skipped, never mixed: `word` is read first and again after `id`.
+docs/formats/flow-entry.md draws the bits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpet.core import hash
+from limpet.datapath.abi import FlowWord, Life
+
+FLOW = np.dtype(
+    [
+        ("client_high", "<u8"),
+        ("client_low", "<u8"),
+        ("client_port", "<u2"),
+        ("vip_port", "<u2"),
+        ("vip", "<u2"),
+        ("backend", "<u2"),
+        ("life", "u1"),
+        ("idle_ticks", "<u4"),
+    ]
+)
+IDS_SCAN = 1 << 22  # entries decoded at a time: bounds memory at any table size
+SEEN_MASK = (1 << FlowWord.SEEN_BITS) - 1
+
+
+def field(words: NDArray[np.uint64], name: str) -> NDArray[np.uint64]:
+    """One field of flow words, by its name in enum flow_word."""
+    shift, bits = FlowWord[f"{name}_SHIFT"], FlowWord[f"{name}_BITS"]
+    return (words >> np.uint64(shift)) & np.uint64((1 << bits) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which flows to decode; None is any."""
+
+    vip: int | None = None
+    backend: int | None = None
+    client: tuple[int, int] | None = None  # address words
+
+
+class FlowTable:
+    """A view of the maps `flows` and `flow_clients`."""
+
+    def __init__(
+        self,
+        entries: NDArray[np.void],
+        clients: NDArray[np.void],
+        family: NDArray[np.uint8],
+        life_ticks: NDArray[np.uint32],
+    ) -> None:
+        """`entries` FLOW_ENTRY[n], `clients` FLOW_CLIENT[n], `family` by VIP id (4, 6 or 0)."""
+        self._entries, self._clients = entries, clients
+        self._family = family
+        self._limit = np.zeros(1 << FlowWord.LIFE_BITS, np.uint32)
+        self._limit[: len(life_ticks)] = life_ticks
+
+    def decode(self, tick: int, wanted: Wanted | None = None) -> NDArray[np.void]:
+        """FLOW records of all live flows wanted, in table order; expired ones are no flows."""
+        found = [
+            self._decode(start, tick, wanted or Wanted())
+            for start in range(0, len(self._entries), IDS_SCAN)
+        ]
+        return np.concatenate(found) if found else np.zeros(0, FLOW)
+
+    def _decode(self, start: int, tick: int, wanted: Wanted) -> NDArray[np.void]:
+        part = self._entries[start : start + IDS_SCAN]
+        words = part["word"].copy()
+        at = np.flatnonzero(self._is_live(words, tick) & _is_wanted(words, wanted))
+        ids, words = part["id"][at], words[at]
+        same = part["word"][at] == words
+        at, ids, words = at[same], ids[same], words[same]
+        flows = np.zeros(len(at), FLOW)
+        flows["vip"], flows["backend"] = field(words, "VIP"), field(words, "BACKEND")
+        flows["life"], flows["idle_ticks"] = field(words, "LIFE"), _age(words, tick)
+        self._name(flows, ids, start + at)
+        if wanted.client is not None:
+            high, low = wanted.client
+            flows = flows[(flows["client_high"] == high) & (flows["client_low"] == low)]
+        return flows
+
+    def _is_live(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:
+        life = field(words, "LIFE")
+        is_flow = (life != Life.EMPTY) & (life != Life.FRAGMENT)
+        return is_flow & ~self._has_expired(words, tick)
+
+    def _has_expired(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:
+        limit = self._limit[field(words, "LIFE").astype(np.intp)]
+        expired: NDArray[np.bool_] = _age(words, tick) > limit
+        return expired
+
+    def _name(self, flows: NDArray[np.void], ids: NDArray[np.uint64], at: NDArray[np.intp]) -> None:
+        """Fill in clients and ports: from the id for IPv4, from `flow_clients` for IPv6."""
+        is4 = self._family[flows["vip"]] == 4
+        flows["client_low"] = np.uint64(hash.MAPPED) | ids >> np.uint64(32)
+        flows["client_port"] = ids >> np.uint64(16) & np.uint64(0xFFFF)
+        flows["vip_port"] = ids & np.uint64(0xFFFF)
+        six = np.flatnonzero(~is4)
+        clients = self._clients[at[six]]
+        words = np.ascontiguousarray(clients["address"]).view(">u8").reshape(-1, 2)
+        flows["client_high"][six], flows["client_low"][six] = words[:, 0], words[:, 1]
+        flows["client_port"][six] = clients["client_port"]
+        flows["vip_port"][six] = clients["vip_port"]
+
+    def backends(self, tick: int) -> frozenset[int]:
+        """Backend ids that live flows or fragments name."""
+        seen: set[int] = set()
+        for start in range(0, len(self._entries), IDS_SCAN):
+            words = self._entries["word"][start : start + IDS_SCAN].copy()
+            live = words[(field(words, "LIFE") != Life.EMPTY) & ~self._has_expired(words, tick)]
+            seen |= set(np.unique(field(live, "BACKEND")).tolist())
+        return frozenset(seen)
+
+
+def _age(words: NDArray[np.uint64], tick: int) -> NDArray[np.uint64]:
+    age = (np.uint64(tick & SEEN_MASK) - field(words, "SEEN")) & np.uint64(SEEN_MASK)
+    return np.where(age >> np.uint64(FlowWord.SEEN_BITS - 1), np.uint64(0), age)
+
+
+def _is_wanted(words: NDArray[np.uint64], wanted: Wanted) -> NDArray[np.bool_]:
+    keep = np.ones(len(words), np.bool_)
+    if wanted.vip is not None:
+        keep &= field(words, "VIP") == wanted.vip
+    if wanted.backend is not None:
+        keep &= field(words, "BACKEND") == wanted.backend
+    return keep

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet path in the kernel: one director's maps, program and attachments, pinned in bpffs.
+
+What is pinned is the state: `Kernel.open` adopts the maps that are there and makes those that are
+missing, so a restart, an upgrade and the first start are the same path. `load` brings in a program
+with new constants and swaps it into every attachment; no packet sees neither or both. Nothing here
+decides anything: `apply` writes what `diff` says, in its order, make before break.
+
+When this process dies, packets keep flowing: maps, links and with them the program stay pinned.
+Only `remove` takes them away.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from errno import ENOENT
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpet.core.diff import Changes
+from limpet.core.errors import Conflict, DatapathError
+from limpet.core.model import BackendId, BackendRow, Image, PoolId, PoolRow, VipRow, XdpMode
+from limpet.core.slots import digest
+from limpet.datapath import abi, counters, libbpf, rows, viptable
+from limpet.datapath.clock import clock
+from limpet.datapath.flows import FlowTable
+
+OBJECT = Path(__file__).with_name("director.bpf.o")
+PROGRAM = "director"
+MAPPED = {  # map name -> record; arrays that are mapped into memory
+    "control": abi.CONTROL,
+    "vip_addresses": abi.VIP_ADDRESS,
+    "vip_services": abi.VIP_SERVICE,
+    "vips": abi.VIP,
+    "pools": abi.POOL,
+    "slot_tables": abi.SLOT_TABLE,
+    "backends": abi.BACKEND,
+    "flows": abi.FLOW_BUCKET,
+    "flow_clients": abi.FLOW_CLIENT,
+}
+PER_CPU = {
+    "counters": abi.COUNTERS,
+    "vip_stats": abi.VIP_STATS,
+    "backend_stats": abi.BACKEND_STATS,
+    "rates": abi.RATE,
+}
+SPARE_TABLES = 4  # places beyond one a pool: room to build a table while the old one is in use
+Settings = np.ndarray[tuple[()], np.dtype[np.void]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes that a director's maps are made with; maps that are there already keep theirs."""
+
+    buckets: int
+    pools: int
+
+    def entries(self) -> dict[str, int]:
+        return {
+            "flows": self.buckets,
+            "flow_clients": self.buckets * int(abi.Limit.FLOW_WAYS),
+            "slot_tables": self.pools + SPARE_TABLES,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """An interface that the program is attached to."""
+
+    interface: str
+    ifindex: int  # 0: the interface is gone
+
+
+class Kernel:
+    """One director's part of the kernel. One process at a time writes it."""
+
+    def __init__(self, pins: Path, sizes: Sizes) -> None:
+        self._pins, self._sizes = pins, sizes
+        self._fds: dict[str, int] = {}
+        self._memory: dict[str, NDArray[np.void]] = {}
+        self._program = -1
+        self._settings: Settings | None = None
+
+    @classmethod
+    def open(cls, pins: Path, sizes: Sizes) -> "Kernel":
+        """Adopt what is pinned under `pins`; what is missing is made by the first `load`.
+
+        Raises Conflict if the pinned maps are of another layout, Unsupported without bpffs.
+        """
+        libbpf.mount_bpffs()
+        (pins / "maps").mkdir(parents=True, exist_ok=True)
+        (pins / "links").mkdir(exist_ok=True)
+        kernel = cls(pins, sizes)
+        for name in (*MAPPED, *PER_CPU):
+            if (pins / "maps" / name).exists():
+                kernel._adopt(name)
+        return kernel
+
+    def _adopt(self, name: str) -> None:
+        fd = libbpf.get(self._pins / "maps" / name)
+        found, wanted = libbpf.map_info(fd).value_size, (MAPPED | PER_CPU)[name].itemsize
+        if found != wanted:
+            os.close(fd)
+            raise Conflict(
+                f"{self._pins}: the pinned map {name!r} has values of {found} bytes, this version "
+                f"of limpet has {wanted}. Run `limpet down` and start again; that forgets the "
+                "connection table"
+            )
+        self._fds[name] = fd
+
+    # --- Program --------------------------------------------------------------------------------
+
+    def load(self, settings: Settings) -> None:
+        """Load the program with these constants and swap it into every attachment.
+
+        `bucket_mask` is set here, from the connection table that is there.
+        """
+        program = libbpf.Object(OBJECT)
+        try:
+            program.set_constants(self._fitted(settings).tobytes())
+            for name, entries in self._sizes.entries().items():
+                if name not in self._fds:
+                    program.resize(name, entries)
+            for name, fd in self._fds.items():
+                program.reuse(name, fd)
+            program.load()
+            self._keep_maps(program)
+            fresh = os.dup(program.program_fd(PROGRAM))
+        finally:
+            program.close()
+        for attachment in self.attachments():
+            if attachment.ifindex:
+                self._swap(attachment.interface, fresh)
+        if self._program >= 0:
+            os.close(self._program)
+        self._program = fresh
+
+    def _fitted(self, settings: Settings) -> Settings:
+        fitted = settings.copy()
+        if "flows" in self._fds:
+            fitted["bucket_mask"] = libbpf.map_info(self._fds["flows"]).max_entries - 1
+        else:
+            fitted["bucket_mask"] = self._sizes.buckets - 1
+        self._settings = fitted
+        return fitted
+
+    def _keep_maps(self, program: libbpf.Object) -> None:
+        for name in (*MAPPED, *PER_CPU):
+            if name not in self._fds:
+                self._fds[name] = os.dup(program.map_fd(name))
+                libbpf.pin(self._fds[name], self._pins / "maps" / name)
+
+    def _swap(self, interface: str, program: int) -> None:
+        link = libbpf.get(self._link_pin(interface))
+        try:
+            libbpf.link_update(link, program)
+        finally:
+            os.close(link)
+
+    # --- Attachments ----------------------------------------------------------------------------
+
+    def _link_pin(self, interface: str) -> Path:
+        return self._pins / "links" / interface.replace(".", "@")  # bpffs allows no dots
+
+    def attachments(self) -> list[Attachment]:
+        """Where the program is attached, by pinned links."""
+        found = []
+        for path in sorted((self._pins / "links").iterdir()):
+            link = libbpf.get(path)
+            found.append(Attachment(path.name.replace("@", "."), libbpf.link_ifindex(link)))
+            os.close(link)
+        return found
+
+    def attach(self, interface: str, ifindex: int, mode: XdpMode) -> None:
+        """Attach to an interface, unless it is attached already."""
+        for attachment in self.attachments():
+            if attachment.interface == interface:
+                if attachment.ifindex == ifindex:
+                    return
+                self.detach(interface)
+        link = self._new_link(ifindex, mode)
+        try:
+            libbpf.pin(link, self._link_pin(interface))
+        finally:
+            os.close(link)
+
+    def _new_link(self, ifindex: int, mode: XdpMode) -> int:
+        if mode is not XdpMode.GENERIC:
+            try:
+                return libbpf.link_create(self._program, ifindex, libbpf.XDP_NATIVE)
+            except DatapathError:
+                if mode is XdpMode.NATIVE:
+                    raise
+        return libbpf.link_create(self._program, ifindex, libbpf.XDP_GENERIC)
+
+    def detach(self, interface: str) -> None:
+        """Detach from an interface; fine if it is not attached."""
+        path = self._link_pin(interface)
+        if path.exists():
+            link = libbpf.get(path)
+            path.unlink()
+            libbpf.link_detach(link)
+            os.close(link)
+
+    # --- Image ----------------------------------------------------------------------------------
+
+    def _map(self, name: str) -> NDArray[np.void]:
+        """The rows of a mapped array, shared with the kernel."""
+        if name not in self._memory:
+            info = libbpf.map_info(self._fds[name])
+            memory = libbpf.map_memory(self._fds[name])
+            self._memory[name] = np.frombuffer(memory, MAPPED[name], count=info.max_entries)
+        return self._memory[name]
+
+    def observe(self) -> Image:
+        """What the kernel holds now."""
+        if "control" not in self._fds:
+            return Image()
+        backends = self._map("backends")
+        used = np.flatnonzero(backends["encapsulation"])
+        found = [rows.decode_backend(int(i), backends[i]) for i in used]
+        return Image(
+            backends=tuple(row for row in found if row is not None),
+            pools=tuple(
+                self._pool(int(i)) for i in np.flatnonzero(self._map("pools")["generation"])
+            ),
+            vips=viptable.read(self._live_half(), self._map("vips")),
+        )
+
+    def _pool(self, number: int) -> PoolRow:
+        row = self._map("pools")[number]
+        slots = self._map("slot_tables")[int(row["table"])]["home"].copy()
+        slots.setflags(write=False)
+        return PoolRow(PoolId(number), int(row["generation"]), slots, digest(slots))
+
+    def _halves(self, half: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
+        addresses, services = self._map("vip_addresses"), self._map("vip_services")
+        a, s = int(abi.Limit.VIP_ADDRESSES), int(abi.Limit.VIP_SERVICES)
+        return addresses[half * a : (half + 1) * a], services[half * s : (half + 1) * s]
+
+    def _live_half(self) -> viptable.VipTable:
+        live = self._map("control")[0]
+        return viptable.VipTable(int(live["vip_seed"]), *self._halves(int(live["vip_half"])))
+
+    def apply(self, changes: Changes) -> None:
+        """Write changes, in their order. Each step leaves the kernel able to forward."""
+        for backend in changes.backends_put:
+            self._put_backend(backend)
+        self._put_pools(changes.pools_put)
+        if changes.vips is not None:
+            self._put_vips(changes.vips)
+        for pool in changes.pools_removed:
+            self._words("pools")[pool] = 0
+        self._remove_backends(changes.backends_removed)
+
+    def _words(self, name: str) -> NDArray[np.uint64]:
+        """A map of 8 byte rows as words: one assignment is one store."""
+        return self._map(name).view(np.uint64)
+
+    def _put_backend(self, row: BackendRow) -> None:
+        """While a row is written, its packets take the kernel's routes."""
+        stored, fresh = self._map("backends")[row.id : row.id + 1], rows.encode_backend(row)
+        stored["ifindex"] = 0
+        ifindex = int(fresh["ifindex"])
+        fresh["ifindex"] = 0
+        stored[0] = fresh
+        stored["ifindex"] = ifindex
+
+    def _put_pools(self, pools: Iterable[PoolRow]) -> None:
+        for row in pools:
+            place = self._free_table()
+            self._map("slot_tables")[place]["home"][:] = row.slots
+            self._words("pools")[row.id] = row.generation << 32 | place
+            libbpf.grace_period()  # the table of before is free now
+
+    def _free_table(self) -> int:
+        pools = self._map("pools")
+        used = set(pools["table"][pools["generation"] > 0].tolist())
+        for place in range(len(self._map("slot_tables"))):
+            if place not in used:
+                return place
+        raise Conflict(
+            "no place left for a slot table: raise director.pools_max and run `limpet down` first"
+        )
+
+    def _put_vips(self, vips: tuple[VipRow, ...]) -> None:
+        for row in vips:
+            self._map("vips")[row.id] = rows.encode_vip(row)
+        table = viptable.build(vips)
+        half = 1 - int(self._map("control")[0]["vip_half"])
+        addresses, services = self._halves(half)
+        addresses[:], services[:] = table.addresses, table.services
+        self._words("control")[0] = table.seed << 32 | half
+        libbpf.grace_period()  # the other half is free now
+
+    def _remove_backends(self, ids: Iterable[BackendId]) -> None:
+        for backend in ids:
+            self._map("backends")[backend] = np.zeros((), abi.BACKEND)
+
+    # --- Flows and counters ---------------------------------------------------------------------
+
+    def flows(self) -> FlowTable:
+        """The connection table."""
+        assert self._settings is not None, "load comes first"
+        return FlowTable(
+            self._map("flows")["entries"].reshape(-1),
+            self._map("flow_clients"),
+            self._map("vips")["family"],
+            self._settings["life_ticks"],
+        )
+
+    def tick(self) -> int:
+        """Now, as the connection table counts it."""
+        assert self._settings is not None, "load comes first"
+        return clock().jiffies() >> int(self._settings["tick_shift"])
+
+    def _per_cpu(self, name: str) -> tuple[bytes, int]:
+        entries = libbpf.map_info(self._fds[name]).max_entries
+        size = PER_CPU[name].itemsize * _possible_cpus()
+        return libbpf.map_lookup_all(self._fds[name], entries, size), entries
+
+    def counters(self) -> counters.Counters:
+        """Verdicts, rungs and events since the maps were made."""
+        return counters.decode(self._per_cpu("counters")[0])
+
+    def vip_stats(self) -> NDArray[np.void]:
+        """VIP_STATS by VIP id."""
+        return counters.totals(self._per_cpu("vip_stats")[0], abi.VIP_STATS, abi.Limit.VIPS)
+
+    def backend_stats(self) -> NDArray[np.void]:
+        """BACKEND_STATS by backend id."""
+        data, entries = self._per_cpu("backend_stats")
+        return counters.totals(data, abi.BACKEND_STATS, entries)
+
+    def test_run(self, packet: bytes, ifindex: int = 0, repeat: int = 1) -> libbpf.Run:
+        """What the program does with a packet; maps and counters change as for any packet."""
+        return libbpf.run(self._program, packet, repeat, ifindex)
+
+    # --- End ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Let go of everything; what is pinned goes on."""
+        self._memory.clear()
+        for fd in (*self._fds.values(), self._program):
+            if fd >= 0:
+                os.close(fd)
+        self._fds.clear()
+        self._program = -1
+
+
+def remove(pins: Path) -> bool:
+    """Detach and forget everything pinned there; False if nothing was."""
+    if not pins.exists():
+        return False
+    for path in sorted((pins / "links").glob("*")):
+        link = libbpf.get(path)
+        path.unlink()
+        try:
+            libbpf.link_detach(link)
+        except DatapathError as error:
+            if error.errno != ENOENT:  # the interface is gone already
+                raise
+        finally:
+            os.close(link)
+    shutil.rmtree(pins)
+    return True
+
+
+def _possible_cpus() -> int:
+    """CPUs that per-CPU maps have values for: from 0 to the last possible one."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace("-", ",").split(",")[-1]) + 1

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The director's configuration as the constants of its XDP program (struct settings).
+
+Rates are per CPU, because each CPU has a token bucket of its own and none waits for another. Times
+are counted in ticks of 2^tick_shift jiffies, about a quarter of a second at any HZ. Pure.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+import numpy as np
+
+from limpet.core import hash
+from limpet.core.model import Director
+from limpet.datapath.abi import SETTINGS, Life, Limit
+
+WAYS = int(Limit.FLOW_WAYS)
+TICK_S = 0.25  # wanted; the real one is the nearest power of two of jiffies below
+FRAGMENT_S = 60  # RFC 8200 section 4.5: how long reassembly may wait
+BURST_S = 0.1  # of a rate limit
+BUCKETS_MIN = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Facts about the machine that the program is loaded on."""
+
+    hz: int
+    slot_key: bytes  # 16 bytes
+    flow_key: bytes  # 16 bytes
+    icmp_source4: IPv4Address = field(default=IPv4Address(0))  # 0: answer from the VIP
+    icmp_source6: IPv6Address = field(default=IPv6Address(0))
+    redirect_always: bool = False
+
+
+def buckets(flows_max: int) -> int:
+    """Buckets of a connection table: a power of two, at most three quarters full."""
+    wanted = -(-flows_max * 4 // 3 // WAYS)
+    return max(BUCKETS_MIN, 1 << int(wanted - 1).bit_length())
+
+
+def tick_shift(hz: int) -> int:
+    """Jiffies of a tick, as a power of two."""
+    return max(0, int(hz * TICK_S).bit_length() - 1)
+
+
+def tick_s(hz: int) -> float:
+    """Seconds of a tick."""
+    return float(1 << tick_shift(hz)) / hz
+
+
+def _ticks(seconds: float, hz: int) -> int:
+    return round(seconds / tick_s(hz))
+
+
+def _rate(per_s: int, hz: int) -> tuple[int, int]:
+    """(tokens per jiffy times 16, burst) of a rate; (0, 0) is no limit."""
+    if not per_s:
+        return 0, 0
+    return max(1, per_s * 16 // hz), max(1, int(per_s * BURST_S))
+
+
+def encode(director: Director, machine: Machine) -> np.ndarray[tuple[()], np.dtype[np.void]]:
+    """SETTINGS record, shape ()."""
+    record = np.zeros((), SETTINGS)
+    record["slot_key"] = hash.key_words(machine.slot_key)
+    record["flow_key"] = hash.key_words(machine.flow_key)
+    record["bucket_mask"] = buckets(director.flows_max) - 1
+    record["tick_shift"] = tick_shift(machine.hz)
+    times = director.timeouts
+    record["life_ticks"][Life.OPENING] = _ticks(times.tcp_opening_s, machine.hz)
+    record["life_ticks"][Life.ESTABLISHED] = _ticks(times.tcp_established_s, machine.hz)
+    record["life_ticks"][Life.DATAGRAM] = _ticks(times.udp_s, machine.hz)
+    record["life_ticks"][Life.CLOSING] = _ticks(times.tcp_closing_s, machine.hz)
+    record["life_ticks"][Life.FRAGMENT] = _ticks(FRAGMENT_S, machine.hz)
+    record["flows_per_jiffy_16"], record["flows_burst"] = _rate(
+        director.new_flows_per_s, machine.hz
+    )
+    record["icmp_per_jiffy_16"], record["icmp_burst"] = _rate(director.icmp_per_s, machine.hz)
+    record["outer_source4"][:] = list(director.source4.network_address.packed)
+    record["outer_source6"][:] = list(director.source6.network_address.packed)
+    record["icmp_source4"][:] = list(machine.icmp_source4.packed)
+    record["icmp_source6"][:] = list(machine.icmp_source6.packed)
+    record["redirect_always"] = machine.redirect_always
+    return record
