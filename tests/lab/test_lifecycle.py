@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from limpet.core.errors import Conflict, NotFound
-from limpet.lab import namespace, operations, state
+from limpet.lab import folder, namespace, operations, state
 from limpet.lab.network import Network
 from limpet.lab.state import State
 from limpet.lab.topology import Topology
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.lab
 
 BUILD = """
 import sys
-from limpet.lab import source, state
+from limpet.lab import folder, source, state
 from limpet.lab.network import Network
 from limpet.lab.process import spawn
 from limpet.lab.state import State
@@ -34,7 +34,7 @@ with state.locked(lab, create=True):
     network = Network(lab, topology)
     network.build()
     sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    log = state.folder(lab) / "log"
+    log = folder.of(lab) / "log"
     state.save(now.changed(processes={"b1": spawn(sleep, f"{lab}-b1", log)}))
     spawn(sleep, f"{lab}-b2", log)
     print("built", flush=True)
@@ -164,7 +164,7 @@ def test_two_commands_do_not_interleave(lab: str) -> None:
         state.forget(lab)
         # Whoever holds only the removed folder holds nothing.
         with state.locked(lab, create=True):
-            fd = os.open(state.folder(lab), os.O_RDONLY)
+            fd = os.open(folder.of(lab), os.O_RDONLY)
             with pytest.raises(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.close(fd)

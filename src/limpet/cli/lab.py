@@ -6,7 +6,6 @@ the commands, because it costs more than the start of every other limpet command
 """
 
 import json
-import os
 from typing import Annotated, Any
 
 import typer
@@ -58,13 +57,10 @@ def execute(
     lab: LabName = DEFAULT,
 ) -> None:
     """Run a command on a host. Streams and exit status are the command's own."""
-    from limpet.lab import namespace, network, state
+    from limpet.lab import entry
 
-    state.check_name(lab)
-    topology = state.read(lab).topology
-    namespace.enter(network.netns_of(lab, topology.find(host)))
     try:
-        os.execvp(command[0], command)
+        entry.become(lab, host, command)
     except OSError as error:
         typer.echo(f"{command[0]}: {error.strerror}", err=True)
         missing = isinstance(error, FileNotFoundError)

@@ -18,13 +18,13 @@ from pathlib import Path
 from pyroute2 import IPRoute, netns
 
 from limpet.core.errors import Conflict, NotFound
+from limpet.lab.folder import NETNS_FOLDER
 
-FOLDER = Path("/run/netns")
 KILL_WAIT_S = 5.0
 
 
 def create(name: str) -> None:
-    if (FOLDER / name).exists():
+    if (NETNS_FOLDER / name).exists():
         raise Conflict(f"network namespace {name} exists already, and is not of this lab")
     netns.create(name)
 
@@ -36,20 +36,11 @@ def remove(name: str) -> None:
 
 
 def exists(name: str) -> bool:
-    return (FOLDER / name).exists()
+    return (NETNS_FOLDER / name).exists()
 
 
 def names(prefix: str) -> list[str]:
     return sorted(name for name in netns.listnetns() if name.startswith(prefix))
-
-
-def enter(name: str) -> None:
-    """Move this process into the namespace, for good."""
-    fd = _open(name)
-    try:
-        netns.setns(fd)
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -85,7 +76,7 @@ def sysctl(name: str, settings: dict[str, str]) -> None:
 def processes(name: str) -> list[int]:
     """Ids of all processes in the namespace."""
     try:
-        wanted = (FOLDER / name).stat()
+        wanted = (NETNS_FOLDER / name).stat()
     except FileNotFoundError:
         return []
     found = []
@@ -113,6 +104,6 @@ def kill_processes(name: str) -> None:
 
 def _open(name: str) -> int:
     try:
-        return os.open(FOLDER / name, os.O_RDONLY | os.O_CLOEXEC)
+        return os.open(NETNS_FOLDER / name, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
         raise NotFound(f"there is no network namespace {name}") from error

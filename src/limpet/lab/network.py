@@ -16,7 +16,7 @@ from ipaddress import IPv4Address
 from pyroute2 import IPRoute
 
 from limpet.core.errors import LimpetError
-from limpet.lab import namespace, offload
+from limpet.lab import folder, namespace, offload
 from limpet.lab.topology import ROUTER_NUMBER, Host, Role, Segment, Topology
 
 INTERFACE = "eth0"  # of every host but the router
@@ -40,7 +40,7 @@ QUIET_VIP = {"ipv4.conf.all.arp_ignore": "1", "ipv4.conf.all.arp_announce": "2"}
 
 
 def netns_of(lab: str, host: Host) -> str:
-    return f"{lab}-{host.name}"
+    return folder.netns_of(lab, host.name)
 
 
 class Network:

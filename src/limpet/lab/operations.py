@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pydantic import JsonValue
 
 from limpet.core.errors import Conflict, LimpetError
-from limpet.lab import configuration, namespace, state
+from limpet.lab import configuration, folder, namespace, state
 from limpet.lab.forwarding import Forwarding
 from limpet.lab.network import Network, netns_of
 from limpet.lab.service import HAS_SERVICE, Service, remove_host
@@ -157,7 +157,7 @@ def _recorded(lab: str) -> set[str]:
 
 def _named(lab: str) -> set[str]:
     """Namespaces named as this lab's, without those of another lab whose name begins like ours."""
-    others = tuple(f"{other}-" for other in state.labs() if other.startswith(f"{lab}-"))
+    others = tuple(f"{other}-" for other in folder.labs() if other.startswith(f"{lab}-"))
     return {name for name in namespace.names(f"{lab}-") if not name.startswith(others)}
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from limpet.core.errors import LimpetError, Unsupported
-from limpet.lab import configuration, namespace, state
+from limpet.lab import configuration, folder, namespace
 from limpet.lab.network import netns_of
 from limpet.lab.process import Process, spawn, tail
 from limpet.lab.topology import Host, Role, Topology
@@ -33,9 +33,9 @@ class Service:
         assert host.role in HAS_SERVICE
         self.host = host
         self.name = netns_of(lab, host)  # of the director or agent, so of its pins and socket too
-        folder = state.folder(lab)
-        self.config = folder / f"{host.name}.toml"
-        self.log = folder / f"{host.name}.log"
+        files = folder.of(lab)
+        self.config = files / f"{host.name}.toml"
+        self.log = files / f"{host.name}.log"
         self.socket = SOCKETS / f"{self.name}.sock"
 
     def start(self, topology: Topology) -> Process:

@@ -9,20 +9,16 @@ everything that exists. The lock is on the folder itself, so no lock file is lef
 import contextlib
 import fcntl
 import os
-import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from limpet.core.errors import Conflict, NotFound
+from limpet.core.errors import Conflict, Unsupported
+from limpet.lab import folder
 from limpet.lab.process import Process
 from limpet.lab.topology import Topology
-
-FOLDER = Path("/run/limpet/lab")
-NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 
 
 class State(BaseModel):
@@ -41,25 +37,8 @@ class State(BaseModel):
         return self.model_copy(update=fields)
 
 
-def folder(lab: str) -> Path:
-    return FOLDER / lab
-
-
-def check_name(lab: str) -> None:
-    if not NAME.fullmatch(lab):
-        raise Conflict(
-            f"lab name '{lab}' does not work: use up to 31 lower-case letters, digits and hyphens"
-        )
-
-
-def labs() -> list[str]:
-    with contextlib.suppress(FileNotFoundError):
-        return sorted(entry.name for entry in FOLDER.iterdir())
-    return []
-
-
 def save(state: State) -> None:
-    path = folder(state.lab) / "state.json"
+    path = folder.of(state.lab) / "state.json"
     fresh = path.with_suffix(".new")
     fresh.write_text(state.model_dump_json(indent=1))
     fresh.replace(path)
@@ -68,12 +47,7 @@ def save(state: State) -> None:
 def read(lab: str) -> State:
     """Raises NotFound if there is no such lab, Conflict if its state is unreadable."""
     try:
-        text = (folder(lab) / "state.json").read_text()
-    except FileNotFoundError as error:
-        known = f" (up: {', '.join(labs())})" if labs() else ""
-        raise NotFound(f"lab '{lab}' is not up{known}; `limpet lab up --name {lab}`") from error
-    try:
-        return State.model_validate_json(text)
+        return State.model_validate_json(folder.read_state(lab))
     except ValidationError as error:
         raise Conflict(
             f"lab '{lab}' was made by another version of limpet; `limpet lab down --lab {lab}`"
@@ -82,7 +56,7 @@ def read(lab: str) -> State:
 
 def forget(lab: str) -> None:
     """Remove the folder. Only while holding the lock."""
-    shutil.rmtree(folder(lab), ignore_errors=True)
+    shutil.rmtree(folder.of(lab), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -91,19 +65,21 @@ def locked(lab: str, *, create: bool = False) -> Iterator[None]:
 
     The folder that was locked may be one that `down` has just removed: then try again.
     """
-    check_name(lab)
+    folder.check_name(lab)
+    if os.geteuid() != 0:
+        raise Unsupported("a lab is made of network namespaces, and these need root: use sudo")
     while True:
         if create:
-            folder(lab).mkdir(parents=True, exist_ok=True)
+            folder.of(lab).mkdir(parents=True, exist_ok=True)
         try:
-            fd = os.open(folder(lab), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            fd = os.open(folder.of(lab), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError:
             read(lab)  # raises NotFound
             continue
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
-                if folder(lab).stat().st_ino == os.fstat(fd).st_ino:
+                if folder.of(lab).stat().st_ino == os.fstat(fd).st_ino:
                     yield
                     return
         finally:
