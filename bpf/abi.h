@@ -24,7 +24,7 @@ enum limit {
 	LIMIT_FLOW_WAYS = 8,         /* entries of a bucket of the connection table */
 	LIMIT_EXTENSION_HEADERS = 6, /* IPv6 extension headers walked */
 	LIMIT_VLAN_TAGS = 2,         /* VLAN tags walked */
-	LIMIT_AGENT_SOURCES = 32,    /* director prefixes an agent accepts from */
+	LIMIT_AGENT_SOURCES = 256,   /* director prefixes an agent accepts from */
 	LIMIT_AGENT_VIPS = 1024,     /* VIP addresses an agent accepts */
 };
 
@@ -88,9 +88,10 @@ enum agent_verdict {
 	AGENT_PASS = 0,          /* not a limpet packet: normal */
 	AGENT_DECAPSULATED,      /* outer header removed, handed to the kernel: normal */
 	AGENT_DROP_SOURCE,       /* encapsulated for a VIP by somebody who is no director: alarm */
-	AGENT_DROP_MALFORMED,    /* outer or inner header cut off: watch */
+	AGENT_DROP_MALFORMED,    /* from a director, but a header is cut off or contradicts itself: watch */
+	AGENT_DROP_ECN,          /* congestion was marked on the way, and the session cannot be told (RFC 6040): watch */
 	AGENT_DROP_HEADROOM,     /* could not remove the outer header: alarm */
-	AGENT_MSS_CLAMPED,       /* MSS option of an outgoing SYN lowered: normal */
+	AGENT_MSS_CLAMPED,       /* MSS option of an outgoing SYN lowered, beside the packets above: normal */
 	AGENT_MAX,
 };
 
@@ -256,15 +257,15 @@ struct settings {
 	__u8 reserved[7];
 };
 
-/* A prefix of outer sources that an agent accepts. */
+/* A prefix of outer sources that an agent accepts: key of a longest-prefix trie. */
 struct agent_source {
-	__u64 network[2]; /* host order words of the 16 byte prefix, masked */
-	__u64 mask[2];
+	__u32 bits;       /* of the 16 byte form: IPv4 prefixes are 96 longer */
+	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
 };
 
+/* Switches of the agent. Constants while a program runs. */
 struct agent_settings {
-	__u32 sources; /* rows of `agent_sources` in use */
-	__u16 mss4;    /* largest MSS announced over IPv4, 0: leave it */
+	__u16 mss4; /* largest MSS announced over IPv4, 0: leave it */
 	__u16 mss6;
 };
 

@@ -1,27 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-#include "abi.h"
-#include "bpf.h"
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, LIMIT_AGENT_SOURCES);
-	__type(key, __u32);
-	__type(value, struct agent_source);
-} agent_sources SEC(".maps");
+/* The agent's programs: on the way in, take off what the director put around a packet; on the way out, keep
+ * the MSS small enough that it fits around the next one. Everything else passes untouched.
+ */
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct agent_counters);
-} agent_counters SEC(".maps");
+#include "agent_maps.h"
+#include "decap.h"
+#include "mss.h"
 
-const volatile struct agent_settings agent_settings = {};
+#define TC_ACT_UNSPEC -1
 
-SEC("xdp")
+SEC("xdp.frags")
 int agent(struct xdp_md *ctx)
 {
-	return XDP_PASS + (ctx->data > agent_settings.sources);
+	enum agent_verdict verdict = decapsulate(ctx);
+
+	agent_count(verdict);
+	return verdict == AGENT_PASS || verdict == AGENT_DECAPSULATED ? XDP_PASS : XDP_DROP;
+}
+
+/* Egress of the same interface. Other filters there go on to see the packet. */
+SEC("tc")
+int agent_egress(struct __sk_buff *skb)
+{
+	mss_clamp(skb);
+	return TC_ACT_UNSPEC;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

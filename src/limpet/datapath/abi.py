@@ -20,7 +20,7 @@ class Limit(IntEnum):
     FLOW_WAYS = 8
     EXTENSION_HEADERS = 6
     VLAN_TAGS = 2
-    AGENT_SOURCES = 32
+    AGENT_SOURCES = 256
     AGENT_VIPS = 1024
 
 
@@ -74,8 +74,9 @@ class AgentVerdict(IntEnum):
     DECAPSULATED = 1
     DROP_SOURCE = 2
     DROP_MALFORMED = 3
-    DROP_HEADROOM = 4
-    MSS_CLAMPED = 5
+    DROP_ECN = 4
+    DROP_HEADROOM = 5
+    MSS_CLAMPED = 6
 
 
 class Encapsulation(IntEnum):
@@ -271,11 +272,11 @@ assert COUNTERS.itemsize == 288
 
 AGENT_COUNTERS = np.dtype(
     [
-        ("verdicts", "<u8", (6,)),
+        ("verdicts", "<u8", (7,)),
     ],
     align=True,
 )
-assert AGENT_COUNTERS.itemsize == 48
+assert AGENT_COUNTERS.itemsize == 56
 
 
 RATE = np.dtype(
@@ -313,23 +314,22 @@ assert SETTINGS.itemsize == 128
 
 AGENT_SOURCE = np.dtype(
     [
-        ("network", "<u8", (2,)),
-        ("mask", "<u8", (2,)),
+        ("bits", "<u4"),
+        ("address", "u1", (16,)),
     ],
     align=True,
 )
-assert AGENT_SOURCE.itemsize == 32
+assert AGENT_SOURCE.itemsize == 20
 
 
 AGENT_SETTINGS = np.dtype(
     [
-        ("sources", "<u4"),
         ("mss4", "<u2"),
         ("mss6", "<u2"),
     ],
     align=True,
 )
-assert AGENT_SETTINGS.itemsize == 8
+assert AGENT_SETTINGS.itemsize == 4
 
 
 # Enum -> member -> (what it counts, how an operator should take it).
@@ -389,8 +389,18 @@ MEANINGS = {
         "PASS": ("not a limpet packet", "normal"),
         "DECAPSULATED": ("outer header removed, handed to the kernel", "normal"),
         "DROP_SOURCE": ("encapsulated for a VIP by somebody who is no director", "alarm"),
-        "DROP_MALFORMED": ("outer or inner header cut off", "watch"),
+        "DROP_MALFORMED": (
+            "from a director, but a header is cut off or contradicts itself",
+            "watch",
+        ),
+        "DROP_ECN": (
+            "congestion was marked on the way, and the session cannot be told (RFC 6040)",
+            "watch",
+        ),
         "DROP_HEADROOM": ("could not remove the outer header", "alarm"),
-        "MSS_CLAMPED": ("MSS option of an outgoing SYN lowered", "normal"),
+        "MSS_CLAMPED": (
+            "MSS option of an outgoing SYN lowered, beside the packets above",
+            "normal",
+        ),
     },
 }
