@@ -178,9 +178,7 @@ def test_status_lists_hosts_vips_and_pops(network: State) -> None:
     assert status["lab"] == network.lab
     assert status["vips"] == ["192.0.2.10", "2001:db8:0:10::10"]
     assert status["pops"] == ["fra"]
-    hosts = status["hosts"]
-    assert isinstance(hosts, list)
-    by_name = {host["name"]: host for host in hosts if isinstance(host, dict)}
+    by_name = {host["name"]: host for host in status["hosts"]}
     assert list(by_name) == [host.name for host in network.topology.host]
     b3 = by_name["b3"]
     assert (b3["role"], b3["pop"], b3["netns"]) == ("backend", "fra", f"{network.lab}-b3")

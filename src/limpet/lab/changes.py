@@ -93,13 +93,11 @@ def start(lab: str, name: str) -> None:
 
 
 def _add_host(now: State, name: str) -> Host:
-    director = now.topology.hosts(Role.DIRECTOR)[0]
-    segment = now.topology.segment_of(director)
-    number = now.numbers_used[segment.name] + 1
-    host = _new_backend(name, pop=director.pop, segment=segment.name, number=number)
+    host = next_backend(now, name)
     topology = now.topology.with_host(host)
-    # Remembered first: an address may be given out again only if nobody can have heard of it.
-    now = now.changed(numbers_used={**now.numbers_used, segment.name: number})
+    # Remembered first, so that a number is not given out again even if this fails.
+    segment = topology.segment_of(host).name
+    now = now.changed(numbers_used={**now.numbers_used, segment: host.number})
     state.save(now)
     try:
         _start_backend(now, topology, host)
@@ -110,9 +108,18 @@ def _add_host(now: State, name: str) -> Host:
     return host
 
 
-def _new_backend(name: str, **fields: str | int | None) -> Host:
+def next_backend(now: State, name: str) -> Host:
+    """A backend on the director's segment, with a number that nobody ever had."""
+    director = now.topology.hosts(Role.DIRECTOR)[0]
+    segment = now.topology.segment_of(director)
     try:
-        return Host.model_validate({"name": name, "role": Role.BACKEND, **fields})
+        return Host(
+            name=name,
+            role=Role.BACKEND,
+            pop=director.pop,
+            segment=segment.name,
+            number=now.numbers_used[segment.name] + 1,
+        )
     except ValidationError as error:
         raise Conflict(
             f"host name '{name}' does not work: use a letter, then up to 14 letters a-z, digits "

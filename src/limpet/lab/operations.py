@@ -10,8 +10,7 @@ import contextlib
 import secrets
 import signal
 from collections.abc import Iterator
-
-from pydantic import JsonValue
+from typing import Any
 
 from limpet.core.errors import Conflict, LimpetError
 from limpet.lab import configuration, folder, namespace, state
@@ -46,7 +45,7 @@ def down(lab: str) -> list[str]:
     return removed
 
 
-def status(lab: str) -> dict[str, JsonValue]:
+def status(lab: str) -> dict[str, Any]:
     now = state.read(lab)
     topology = now.topology
     return {
@@ -164,9 +163,9 @@ def _named(lab: str) -> set[str]:
 # --- Status -------------------------------------------------------------------------------------
 
 
-def _host_status(now: State, host: Host) -> dict[str, JsonValue]:
+def _host_status(now: State, host: Host) -> dict[str, Any]:
     addresses = [str(address) for address in now.topology.addresses(host)]
-    entry: dict[str, JsonValue] = {
+    entry: dict[str, Any] = {
         "name": host.name,
         "role": host.role,
         "pop": host.pop,
