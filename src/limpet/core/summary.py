@@ -128,7 +128,10 @@ def _backends(image: Image, registry: Registry) -> dict[str, object]:
 def _moves(before: Image, after: Image, old: Registry, new: Registry) -> tuple[PoolMoves, ...]:
     """Slot moves of the pools that both images have."""
     was = {old.pool_names().get(row.id): row for row in before.pools}
-    source, target = old.backend_names(), new.backend_names()
+    target = new.backend_names()
+    # The new registry knows who has lost a name to another machine. An id that the change gives
+    # away owned no slot before, so its new name cannot stand for the old owner here.
+    source = old.backend_names() | target
     found = []
     for row in after.pools:
         name = new.pool_names().get(row.id)

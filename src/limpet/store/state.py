@@ -160,6 +160,8 @@ class State:
         """Errors of SQLite, of the system and of decoding, as errors that the operator can use."""
         try:
             yield
+        except sqlite3.IntegrityError:  # an id twice in a registry: a bug, not a damaged file
+            raise
         except sqlite3.OperationalError as error:
             raise LimpetError(f"{self.path}: cannot {step} the state: {error}") from error
         except (sqlite3.DatabaseError, ValueError) as error:
