@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The connection table: flow -> backend, set-associative (docs/adr/0001-connection-table.md).
+
+A flow may live in two buckets of eight entries; the second is looked at only if the first has
+spilled. A live established flow is never evicted: not by a flood of handshakes, not by anything.
+Who makes room, best first: an empty place, an expired entry, one that saw a single packet, one that
+is closing; among equals the one idle longest.
+
+Single-threaded: where the kernel loses a race against another CPU, nothing corresponds here.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from limpet.datapath.abi import Event, FlowWord, Life, Limit
+from limpet.datapath.reference.hash import MULTIPLIER, WORD, mix, pair
+from limpet.datapath.reference.packet import Kind, Packet
+from limpet.datapath.reference.settings import Settings
+
+FRAGMENT_TWEAK = int.from_bytes(b"fragment", "big")  # keeps their hashes apart from those of flows
+NO_VIP = 0  # of a fragment's entry
+TICKS = 1 << FlowWord.SEEN_BITS  # ticks wrap round
+HALF = Limit.FLOW_WAYS // 2
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A flow's name, or that of a fragmented datagram, and where the table may keep it."""
+
+    id: int
+    vip: int
+    check: int
+    hash: int
+    first: int  # bucket
+    second: int  # bucket
+
+    @property
+    def entropy(self) -> int:
+        """32 bits, the same for all packets of the flow."""
+        return self.hash >> 20 & 0xFFFF_FFFF
+
+
+@dataclass(slots=True)
+class Entry:
+    """One flow's backend, life and the tick of its last packet."""
+
+    id: int
+    vip: int
+    check: int
+    backend: int
+    life: Life
+    seen: int
+
+    def word(self) -> int:
+        """The entry as the kernel keeps it in one word, without the spill mark."""
+        return (
+            self.backend << FlowWord.BACKEND_SHIFT
+            | self.vip << FlowWord.VIP_SHIFT
+            | self.life << FlowWord.LIFE_SHIFT
+            | self.seen << FlowWord.SEEN_SHIFT
+            | self.check << FlowWord.CHECK_SHIFT
+        )
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Eight places. `has_spilled`: an entry that belongs here lives in its second bucket."""
+
+    places: list[Entry | None] = field(default_factory=lambda: [None] * Limit.FLOW_WAYS)
+    has_spilled: bool = False
+
+
+class Rank(IntEnum):
+    """Who makes room, best first; NONE never does."""
+
+    EMPTY = 0
+    EXPIRED = 1
+    OPENING = 2
+    CLOSING = 3
+    NONE = 4
+
+
+EVICTED = {
+    Rank.EXPIRED: Event.EVICTED_EXPIRED,
+    Rank.OPENING: Event.EVICTED_OPENING,
+    Rank.CLOSING: Event.EVICTED_CLOSING,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A place that a new entry may take."""
+
+    rank: Rank
+    bucket: int = 0
+    way: int = 0
+
+
+def life_after(life: Life, kind: Kind) -> Life:
+    """Life of a flow after one more packet."""
+    if kind is Kind.LAST:
+        return Life.CLOSING
+    if life is Life.OPENING and kind is Kind.EXISTING:
+        return Life.ESTABLISHED
+    if life is Life.OPENING and kind is Kind.ANY:
+        return Life.DATAGRAM
+    return life
+
+
+class ConnectionTable:
+    """All entries. `now` is a tick; every method takes it from the caller."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key, self._mask = settings.flow_key, settings.bucket_mask
+        self._limit = settings.life_ticks
+        self._buckets: dict[int, Bucket] = defaultdict(Bucket)
+
+    # --- Names ----------------------------------------------------------------------------------
+
+    def name(self, p: Packet, vip: int) -> Flow:
+        """IPv4 flows have an exact id; IPv6 flows a keyed digest, beside the VIP and the check."""
+        return self._flow(
+            self._number(p, p.client_port << 16 | p.vip_port), vip, vip * MULTIPLIER & WORD
+        )
+
+    def name_fragment(self, p: Packet, address_id: int) -> Flow:
+        """All fragments of a datagram share a name: client, VIP address, protocol, datagram."""
+        kin = (address_id << 5 | p.protocol & 0x1F) & 0xFFFF
+        return self._flow(self._number(p, p.datagram << 16 | kin), NO_VIP, FRAGMENT_TWEAK)
+
+    def _number(self, p: Packet, rest: int) -> int:
+        if p.family == 4:
+            return (p.client[1] & 0xFFFF_FFFF) << 32 | rest
+        return mix(pair(*p.client, self._key) ^ rest)
+
+    def _flow(self, number: int, vip: int, tweak: int) -> Flow:
+        hashed = mix(number ^ self._key[0] ^ tweak)
+        check = hashed >> FlowWord.CHECK_SHIFT
+        if vip == NO_VIP:
+            check |= 1  # never the check of an empty entry
+        first, second = hashed & self._mask, hashed >> 24 & self._mask
+        if second == first:
+            second ^= 1 & self._mask
+        return Flow(number, vip, check, hashed, first, second)
+
+    # --- Lookup ---------------------------------------------------------------------------------
+
+    def find(self, flow: Flow) -> Entry | None:
+        """The flow's entry, live or expired."""
+        bucket = self._buckets[flow.first]
+        found = self._find_in(bucket, flow)
+        if found is None and bucket.has_spilled:
+            found = self._find_in(self._buckets[flow.second], flow)
+        return found
+
+    def _find_in(self, bucket: Bucket, flow: Flow) -> Entry | None:
+        for entry in bucket.places:
+            if (
+                entry is not None
+                and entry.id == flow.id
+                and (entry.vip, entry.check) == (flow.vip, flow.check)
+            ):
+                return entry
+        return None
+
+    def _age(self, entry: Entry, now: int) -> int:
+        """Idle ticks. A tick that lies ahead, stored by another CPU, is no age."""
+        age = (now - entry.seen) % TICKS
+        return 0 if age >= TICKS // 2 else age
+
+    def _has_expired(self, entry: Entry, now: int) -> bool:
+        return self._age(entry, now) > self._limit[entry.life]
+
+    def use(self, entry: Entry, kind: Kind, now: int) -> int:
+        """Backend of an entry; 0 if it may not be used: expired, or closed and now opened anew.
+
+        A use refreshes the entry, but not more often than every REFRESH_TICKS. An ICMP error about
+        a flow is no sign of life.
+        """
+        if self._has_expired(entry, now):
+            return 0
+        if kind is Kind.FIRST and entry.life is Life.CLOSING:
+            return 0
+        after = life_after(entry.life, kind)
+        is_stale = self._age(entry, now) >= FlowWord.REFRESH_TICKS
+        if (after is not entry.life or is_stale) and kind is not Kind.ICMP_ERROR:
+            entry.life, entry.seen = after, now
+        return entry.backend
+
+    # --- Change ---------------------------------------------------------------------------------
+
+    def renew(self, entry: Entry, backend: int, life: Life, now: int) -> list[Event]:
+        """Give the entry that a flow has already to a backend, as a new flow."""
+        entry.backend, entry.life, entry.seen = backend, life, now
+        return [Event.FLOW_CREATED]
+
+    def create(self, flow: Flow, backend: int, life: Life, now: int) -> list[Event]:
+        """Find room for a flow and write it there. Refused if both buckets are full of live
+        flows.
+        """
+        events = []
+        room = self._room(flow.first, flow, now)
+        if room.rank > Rank.EXPIRED:
+            other = self._room(flow.second, flow, now)
+            if other.rank < room.rank:
+                room = other
+                self._buckets[flow.first].has_spilled = True
+                events.append(Event.FLOW_SPILLED)
+        if room.rank is Rank.NONE:
+            return [Event.REFUSED_FULL]
+        places = self._buckets[room.bucket].places
+        places[room.way] = Entry(flow.id, flow.vip, flow.check, backend, life, now)
+        events.append(Event.FLOW_CREATED)
+        if room.rank in EVICTED:
+            events.append(EVICTED[room.rank])
+        return events
+
+    def _room(self, bucket: int, flow: Flow, now: int) -> Room:
+        """The best place in a bucket. Each flow prefers one half of it: one cache line."""
+        half = flow.hash >> 48 & HALF
+        best, best_age = Room(Rank.NONE), 0
+        for i in range(Limit.FLOW_WAYS):
+            way = i ^ half
+            entry = self._buckets[bucket].places[way]
+            if entry is None:
+                return Room(Rank.EMPTY, bucket, way)
+            rank, age = self._rank(entry, now), self._age(entry, now)
+            if rank < best.rank or (rank == best.rank != Rank.NONE and age > best_age):
+                best, best_age = Room(rank, bucket, way), age
+        return best
+
+    def _rank(self, entry: Entry, now: int) -> Rank:
+        if self._has_expired(entry, now):
+            return Rank.EXPIRED
+        if entry.life in (Life.OPENING, Life.FRAGMENT):
+            return Rank.OPENING
+        return Rank.CLOSING if entry.life is Life.CLOSING else Rank.NONE
+
+    # --- Contents -------------------------------------------------------------------------------
+
+    def words(self) -> Iterator[tuple[int, int, int, int]]:
+        """(bucket, way, id, word) of whatever the kernel's table would have as non-zero words."""
+        for number, bucket in sorted(self._buckets.items()):
+            for way, entry in enumerate(bucket.places):
+                spilled = (bucket.has_spilled and way == 0) << FlowWord.SPILLED_SHIFT
+                if entry is not None:
+                    yield number, way, entry.id, entry.word() | spilled
+                elif spilled:
+                    yield number, way, 0, spilled
+
+    def entries(self) -> Iterator[Entry]:
+        """All entries, in table order."""
+        for _, bucket in sorted(self._buckets.items()):
+            yield from (entry for entry in bucket.places if entry is not None)
