@@ -16,7 +16,7 @@ from limpet.lab import namespace, state
 from limpet.lab.forwarding import Forwarding
 from limpet.lab.network import Network, netns_of
 from limpet.lab.operations import start_service
-from limpet.lab.service import HAS_SERVICE, Service, remove_host
+from limpet.lab.service import HAS_SERVICE, Service, lose_power, remove_host
 from limpet.lab.state import State
 from limpet.lab.topology import Host, Role, Topology
 
@@ -69,7 +69,7 @@ def kill(lab: str, name: str, *, daemon_only: bool) -> None:
         namespace.kill_processes(netns_of(lab, host))
         Network(lab, now.topology).take_down(host)
         if host.role in HAS_SERVICE:
-            Service(lab, host).purge()
+            lose_power(netns_of(lab, host))
         state.save(now.changed(killed=now.killed | {name}))
 
 

@@ -95,10 +95,11 @@ class Network:
                 self._configure_host(socket, host)
 
     def take_down(self, host: Host) -> None:
-        """Every link of the host down, as when it loses power."""
+        """Every link of the host down and without addresses, as when it loses power."""
         with namespace.netlink(netns_of(self.lab, host)) as socket:
             for link in socket.get_links():
                 socket.link("set", index=link["index"], state="down")
+                socket.flush_addr(index=link["index"])
 
     # --- Steps ----------------------------------------------------------------------------------
 

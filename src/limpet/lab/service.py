@@ -6,7 +6,6 @@ this same installation's `limpet`, by the path of this interpreter, so that no P
 Not here: whether what is started forwards (`forwarding`), and which hosts there are (`operations`).
 """
 
-import contextlib
 import shutil
 import socket
 import subprocess
@@ -20,7 +19,8 @@ from limpet.lab.process import Process, spawn, tail
 from limpet.lab.topology import Host, Role, Topology
 
 BPFFS = Path("/sys/fs/bpf")
-SOCKETS = Path("/run/limpet")
+RUN = Path("/run/limpet")
+DISK = Path("/var/lib/limpet")
 COMMAND = [sys.executable, "-m", "limpet"]
 RELOAD_WAIT_S = 30.0
 HAS_SERVICE = (Role.DIRECTOR, Role.BACKEND)
@@ -36,7 +36,7 @@ class Service:
         files = folder.of(lab)
         self.config = files / f"{host.name}.toml"
         self.log = files / f"{host.name}.log"
-        self.socket = SOCKETS / f"{self.name}.sock"
+        self.socket = RUN / f"{self.name}.sock"
 
     def start(self, topology: Topology) -> Process:
         mount_bpffs()
@@ -81,23 +81,33 @@ class Service:
     def says(self) -> str:
         return tail(self.log)
 
-    def purge(self) -> None:
-        """Remove what a dead process leaves: pinned programs and maps, its socket."""
-        purge(self.name)
 
-
-def purge(name: str) -> None:
-    """As Service.purge, where only the name of director or agent is known."""
+def lose_power(name: str) -> None:
+    """Remove what dies with a machine, of one director or agent whose process is dead already:
+    pinned programs and maps, and what it has in /run."""
     shutil.rmtree(BPFFS / "limpet" / name, ignore_errors=True)
-    with contextlib.suppress(FileNotFoundError):
-        (SOCKETS / f"{name}.sock").unlink()
+    _remove_files(RUN, name)
 
 
 def remove_host(name: str) -> None:
-    """Leave nothing of the host in this namespace: processes, pins, the namespace itself."""
+    """Leave nothing of the host in this namespace: processes, pins, files, the namespace itself."""
     namespace.kill_processes(name)
-    purge(name)
+    lose_power(name)
+    _remove_files(DISK, name)
     namespace.remove(name)
+
+
+def _remove_files(directory: Path, name: str) -> None:
+    """Files and folders of that director or agent, with any suffix."""
+    for path in (
+        directory / name,
+        *directory.glob(f"{name}.*"),
+        *directory.glob(f"agent-{name}.*"),
+    ):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def mount_bpffs() -> None:
