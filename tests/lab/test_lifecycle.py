@@ -184,3 +184,23 @@ def test_status_lists_hosts_vips_and_pops(network: State) -> None:
     assert (b3["role"], b3["pop"], b3["netns"]) == ("backend", "fra", f"{network.lab}-b3")
     assert b3["addresses"] == ["10.10.0.13", "2001:db8:a::d"]
     assert b3["address"] == "2001:db8:a::d"
+
+
+def test_down_removes_what_directors_and_agents_leave(lab: str, one_pop: Topology) -> None:
+    """Sockets, state files, databases: whatever bears the name of one of the lab's hosts."""
+    Network(lab, one_pop).build()
+    left = [
+        Path(f"/run/limpet/{lab}-fra-d1.sock"),
+        Path(f"/run/limpet/agent-{lab}-b1.json"),
+        Path(f"/var/lib/limpet/{lab}-fra-d1/state.db"),
+    ]
+    spared = Path(f"/run/limpet/{lab}-fra-d1x.sock")
+    try:
+        for path in (*left, spared):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        operations.down(lab)
+        assert not [path for path in left if path.exists()]
+        assert spared.exists()
+    finally:
+        spared.unlink(missing_ok=True)
