@@ -244,7 +244,7 @@ struct settings {
 	__u64 flow_key[2];   /* place in the connection table; secret of this director */
 	__u32 bucket_mask;   /* buckets of the connection table - 1 */
 	__u32 tick_shift;    /* a tick is 2^tick_shift jiffies */
-	__u32 life_ticks[LIFE_MAX]; /* idle ticks after which an entry of that life has expired */
+	__u32 life_ticks[1 << FLOW_LIFE_BITS]; /* enum life -> idle ticks after which an entry has expired */
 	__u32 flows_per_jiffy_16; /* new entries per jiffy and CPU, times 16; 0: no limit */
 	__u32 flows_burst;   /* tokens a CPU may save up */
 	__u32 icmp_per_jiffy_16;  /* ICMP answers, the same; 0: no limit */

@@ -20,6 +20,7 @@
 #define FLOW_MATCH (FLOW_FIELD(VIP) | FLOW_FIELD(CHECK))
 #define FLOW_SEEN_MASK ((1ULL << FLOW_SEEN_BITS) - 1)
 #define FLOW_HALF (LIMIT_FLOW_WAYS / 2)
+#define FLOW_FREE_WANTED 3 /* free entries below which the second bucket is considered */
 #define FRAGMENT_TWEAK 0x667261676d656e74ULL /* keeps hashes of fragments apart from those of flows */
 
 _Static_assert(sizeof(struct flow_bucket) == 128, "two cache lines");
@@ -79,14 +80,14 @@ static __always_inline __u32 flow_age(__u64 word, __u32 now)
 {
 	__u32 age = (now - (__u32)FLOW_GET(word, SEEN)) & FLOW_SEEN_MASK;
 
-	return age >> (FLOW_SEEN_BITS - 1) ? 0 : age;
+	return age & ((age >> (FLOW_SEEN_BITS - 1)) - 1);
 }
 
-static __always_inline int flow_has_expired(__u64 word, __u32 now)
+/* 1 or 0. Without a branch, and so is the choice of a victim: eight entries with branches are more paths than
+ * the verifier follows. */
+static __always_inline __u32 flow_has_expired(__u64 word, __u32 now)
 {
-	__u32 life = FLOW_GET(word, LIFE);
-
-	return life >= LIFE_MAX || flow_age(word, now) > settings.life_ticks[life];
+	return (__u64)((__s64)settings.life_ticks[FLOW_GET(word, LIFE)] - flow_age(word, now)) >> 63;
 }
 
 static __always_inline struct flow_bucket *flow_bucket_at(__u32 bucket)
@@ -180,116 +181,141 @@ enum victim_rank {
 	VICTIM_NONE,
 };
 
+/* Rank by life, four bits each. */
+#define VICTIM_RANKS                                                                                           \
+	(VICTIM_OPENING << 4 * LIFE_OPENING | VICTIM_NONE << 4 * LIFE_ESTABLISHED |                            \
+	 VICTIM_NONE << 4 * LIFE_DATAGRAM | VICTIM_CLOSING << 4 * LIFE_CLOSING |                               \
+	 VICTIM_OPENING << 4 * LIFE_FRAGMENT)
+#define VICTIM_WAY_BITS 3
+
 struct victim {
-	struct flow_entry *entry;
-	__u64 word;
-	__u32 score; /* rank, then freshness: lower goes first */
-	__u32 way;
+	__u64 score; /* rank, freshness, way: the lowest goes */
+	__u32 free;  /* entries of the bucket that are empty or expired */
 };
 
 static __always_inline __u32 victim_rank(__u64 word, __u32 now)
 {
-	__u32 life = FLOW_GET(word, LIFE);
+	__u32 rank = VICTIM_RANKS >> 4 * FLOW_GET(word, LIFE) & 0xf;
+	__u32 expired = flow_has_expired(word, now);
 
-	if (life == LIFE_EMPTY)
-		return VICTIM_EMPTY;
-	if (flow_has_expired(word, now))
-		return VICTIM_EXPIRED;
-	if (life == LIFE_OPENING || life == LIFE_FRAGMENT)
-		return VICTIM_OPENING;
-	return life == LIFE_CLOSING ? VICTIM_CLOSING : VICTIM_NONE;
+	opaque(expired);
+	return rank ^ ((rank ^ VICTIM_EXPIRED) & -expired);
 }
 
 static __always_inline __u32 victim_rank_of(const struct victim *v)
 {
-	return v->score >> FLOW_SEEN_BITS;
+	return v->score >> (FLOW_SEEN_BITS + VICTIM_WAY_BITS);
+}
+
+/* The lower of two scores, both far below 2^63. */
+static __always_inline __u64 score_min(__u64 a, __u64 b)
+{
+	__u64 difference = b - a;
+	__u64 b_is_lower = (__s64)difference >> 63;
+
+	opaque(b_is_lower);
+	return a + (difference & b_is_lower);
 }
 
 static __always_inline void victim_choose(struct victim *v, struct flow_bucket *bucket, const struct flow *f)
 {
 	__u32 half = flow_half(f);
 
+	v->score = (__u64)VICTIM_NONE << (FLOW_SEEN_BITS + VICTIM_WAY_BITS);
+	v->free = 0;
 #pragma unroll
 	for (int i = 0; i < LIMIT_FLOW_WAYS; i++) {
 		__u32 way = i ^ half;
-		struct flow_entry *entry = &bucket->entries[way];
-		__u64 word = READ_ONCE(entry->word);
-		__u32 rank = victim_rank(word, f->now), score = 0;
+		__u64 word = READ_ONCE(bucket->entries[way].word);
+		__u32 rank = victim_rank(word, f->now);
+		__u64 score = (__u64)rank << FLOW_SEEN_BITS | (FLOW_SEEN_MASK - flow_age(word, f->now));
 
-		if (rank)
-			score = rank << FLOW_SEEN_BITS | (FLOW_SEEN_MASK - flow_age(word, f->now));
-		if (score < v->score)
-			*v = (struct victim){ .entry = entry, .word = word, .score = score, .way = way };
-		if (!rank)
-			return;
+		score = score << VICTIM_WAY_BITS | way;
+		v->free += ((rank >> 1) - 1) >> 31;
+		v->score = score_min(v->score, score);
 	}
 }
 
-static __always_inline void flow_count_victim(struct counters *counters, __u32 rank)
+/* Whether the second bucket is the better place. A flow leaves its first bucket before that is full: then
+ * both fill evenly, and none overflows up to three quarters of the table (docs/adr/0001-connection-table.md). */
+static __always_inline int victim_is_better(const struct victim *second, const struct victim *first)
 {
-	counters->events[EVENT_FLOW_CREATED]++;
+	if (second->free || first->free)
+		return second->free > first->free;
+	return victim_rank_of(second) < victim_rank_of(first);
+}
+
+static __always_inline void flow_count_victim(struct counters *counts, __u32 rank)
+{
+	counts->events[EVENT_FLOW_CREATED]++;
 	if (rank == VICTIM_EXPIRED)
-		counters->events[EVENT_EVICTED_EXPIRED]++;
+		counts->events[EVENT_EVICTED_EXPIRED]++;
 	else if (rank == VICTIM_OPENING)
-		counters->events[EVENT_EVICTED_OPENING]++;
+		counts->events[EVENT_EVICTED_OPENING]++;
 	else if (rank == VICTIM_CLOSING)
-		counters->events[EVENT_EVICTED_CLOSING]++;
+		counts->events[EVENT_EVICTED_CLOSING]++;
+}
+
+/* Write down the client of an IPv6 flow beside its entry. */
+static __always_inline void flow_note_client(__u32 place, const struct packet *p)
+{
+	struct flow_client *client = bpf_map_lookup_elem(&flow_clients, &place);
+
+	if (!client)
+		return;
+	((__u64 *)client->address)[0] = swap64(p->client[0]);
+	((__u64 *)client->address)[1] = swap64(p->client[1]);
+	client->client_port = p->client_port;
+	client->vip_port = p->vip_port;
 }
 
 /* Find room for a flow and write it there; 0 if there is none. */
 __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 backend_and_life)
 {
-	struct victim v = { .score = VICTIM_NONE << FLOW_SEEN_BITS };
-	struct flow_bucket *first, *second;
-	struct flow_client *client;
+	struct flow_bucket *bucket, *second;
+	struct flow_entry *entry;
+	struct victim v, other;
 	struct counters *counts;
 	__u32 place, zero = 0;
+	__u64 old, fresh;
 
 	if (!f || !p)
 		return 0;
-	first = flow_bucket_at(f->first);
+	place = f->first;
+	bucket = flow_bucket_at(place);
 	counts = bpf_map_lookup_elem(&counters, &zero);
-	if (!first || !counts)
+	if (!bucket || !counts)
 		return 0;
-	place = f->first * LIMIT_FLOW_WAYS;
-	victim_choose(&v, first, f);
-	if (victim_rank_of(&v) > VICTIM_EXPIRED) {
-		struct victim other = { .score = v.score };
-
+	victim_choose(&v, bucket, f);
+	if (v.free < FLOW_FREE_WANTED) {
 		second = flow_bucket_at(f->second);
 		if (!second)
 			return 0;
 		victim_choose(&other, second, f);
-		if (victim_rank_of(&other) < victim_rank_of(&v)) {
-			v = other;
-			place = f->second * LIMIT_FLOW_WAYS;
-			__sync_fetch_and_or(&first->entries[0].word, FLOW_FIELD(SPILLED));
+		if (victim_is_better(&other, &v)) {
+			__sync_fetch_and_or(&bucket->entries[0].word, FLOW_FIELD(SPILLED));
 			counts->events[EVENT_FLOW_SPILLED]++;
+			place = f->second;
+			bucket = second;
+			v = other;
 		}
 	}
-	if (!v.entry) {
+	if (victim_rank_of(&v) >= VICTIM_NONE) {
 		counts->events[EVENT_REFUSED_FULL]++;
 		return 0;
 	}
-	/* The spill mark may just have been set on this very entry: the exchange then fails, and is counted. */
-	if (__sync_val_compare_and_swap(&v.entry->word, v.word,
-					flow_word(f, backend_and_life & FLOW_FIELD(BACKEND),
-						  backend_and_life >> 32, v.word)) != v.word) {
+	entry = &bucket->entries[v.score & (LIMIT_FLOW_WAYS - 1)];
+	old = READ_ONCE(entry->word);
+	fresh = flow_word(f, backend_and_life & FLOW_FIELD(BACKEND), backend_and_life >> 32, old);
+	if (victim_rank(old, f->now) != victim_rank_of(&v) ||
+	    __sync_val_compare_and_swap(&entry->word, old, fresh) != old) {
 		counts->events[EVENT_RACE_LOST]++;
 		return 0;
 	}
-	WRITE_ONCE(v.entry->id, f->id);
+	WRITE_ONCE(entry->id, f->id);
 	flow_count_victim(counts, victim_rank_of(&v));
-	if (p->family == 4)
-		return 1;
-	place += v.way;
-	client = bpf_map_lookup_elem(&flow_clients, &place);
-	if (client) {
-		((__u64 *)client->address)[0] = swap64(p->client[0]);
-		((__u64 *)client->address)[1] = swap64(p->client[1]);
-		client->client_port = p->client_port;
-		client->vip_port = p->vip_port;
-	}
+	if (p->family == 6)
+		flow_note_client(place * LIMIT_FLOW_WAYS + (v.score & (LIMIT_FLOW_WAYS - 1)), p);
 	return 1;
 }
 

@@ -295,7 +295,7 @@ SETTINGS = np.dtype(
         ("flow_key", "<u8", (2,)),
         ("bucket_mask", "<u4"),
         ("tick_shift", "<u4"),
-        ("life_ticks", "<u4", (6,)),
+        ("life_ticks", "<u4", (8,)),
         ("flows_per_jiffy_16", "<u4"),
         ("flows_burst", "<u4"),
         ("icmp_per_jiffy_16", "<u4"),
@@ -309,7 +309,7 @@ SETTINGS = np.dtype(
     ],
     align=True,
 )
-assert SETTINGS.itemsize == 128
+assert SETTINGS.itemsize == 136
 
 
 AGENT_SOURCE = np.dtype(

@@ -45,6 +45,21 @@ class Wanted:
     client: tuple[int, int] | None = None  # address words
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """How many live flows there are, by id of backend and VIP, and by life."""
+
+    backends: NDArray[np.int64]  # shape (4096,)
+    vips: NDArray[np.int64]  # shape (1024,)
+    lives: dict[str, int]  # "established" ...; fragments are no flows, but take entries
+    entries: int  # of the table
+
+    @property
+    def total(self) -> int:
+        """Live flows."""
+        return int(self.vips.sum())
+
+
 class FlowTable:
     """A view of the maps `flows` and `flow_clients`."""
 
@@ -108,6 +123,23 @@ class FlowTable:
         flows["client_port"][six] = clients["client_port"]
         flows["vip_port"][six] = clients["vip_port"]
 
+    def census(self, tick: int) -> Census:
+        """Count live flows, without looking at who they are."""
+        backends = np.zeros(1 << FlowWord.BACKEND_BITS, np.int64)
+        vips = np.zeros(1 << FlowWord.VIP_BITS, np.int64)
+        lives = np.zeros(1 << FlowWord.LIFE_BITS, np.int64)
+        for start in range(0, len(self._entries), IDS_SCAN):
+            words = self._entries["word"][start : start + IDS_SCAN].copy()
+            words = words[field(words, "LIFE") != Life.EMPTY]
+            words = words[~self._has_expired(words, tick)]
+            lives += _count(words, "LIFE")
+            words = words[field(words, "LIFE") != Life.FRAGMENT]
+            backends += _count(words, "BACKEND")
+            vips += _count(words, "VIP")
+        kinds = {life.name.lower(): int(lives[life]) for life in Life}
+        del kinds["empty"]
+        return Census(backends, vips, kinds, len(self._entries))
+
     def backends(self, tick: int) -> frozenset[int]:
         """Backend ids that live flows or fragments name."""
         seen: set[int] = set()
@@ -116,6 +148,12 @@ class FlowTable:
             live = words[(field(words, "LIFE") != Life.EMPTY) & ~self._has_expired(words, tick)]
             seen |= set(np.unique(field(live, "BACKEND")).tolist())
         return frozenset(seen)
+
+
+def _count(words: NDArray[np.uint64], name: str) -> NDArray[np.int64]:
+    """How often each value of a field occurs."""
+    size = 1 << FlowWord[f"{name}_BITS"]
+    return np.bincount(field(words, name).astype(np.intp), minlength=size).astype(np.int64)
 
 
 def _age(words: NDArray[np.uint64], tick: int) -> NDArray[np.uint64]:

@@ -111,6 +111,13 @@ class Kernel:
             )
         self._fds[name] = fd
 
+    def adopted(self) -> Sizes | None:
+        """Sizes of the maps that were there, None before the first start."""
+        if not {"flows", "slot_tables"} <= self._fds.keys():
+            return None
+        tables = libbpf.map_info(self._fds["slot_tables"]).max_entries
+        return Sizes(libbpf.map_info(self._fds["flows"]).max_entries, tables - SPARE_TABLES)
+
     # --- Program --------------------------------------------------------------------------------
 
     def load(self, settings: Settings) -> None:
@@ -311,6 +318,10 @@ class Kernel:
             self._map("vips")["family"],
             self._settings["life_ticks"],
         )
+
+    def program_tag(self) -> str:
+        """The kernel's digest of the program that `load` brought in."""
+        return libbpf.program_tag(self._program)
 
     def tick(self) -> int:
         """Now, as the connection table counts it."""

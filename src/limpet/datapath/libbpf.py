@@ -16,6 +16,7 @@ import mmap
 import os
 import platform
 import struct
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,6 @@ from pathlib import Path
 from limpet.core.errors import DatapathError, Unsupported
 
 BPFFS = Path("/sys/fs/bpf")
-BPFFS_MAGIC = 0xCAFE4A11
 
 (MAP_LOOKUP, MAP_UPDATE, OBJ_PIN, OBJ_GET, TEST_RUN) = (1, 2, 6, 7, 10)
 (INFO_BY_FD, MAP_LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE, LINK_DETACH) = (15, 24, 28, 29, 34)
@@ -31,6 +31,7 @@ XDP = 37  # enum bpf_attach_type
 F_REPLACE = 4
 XDP_GENERIC, XDP_NATIVE = 2, 4  # XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE
 XDP_ACTIONS = ("aborted", "drop", "pass", "tx", "redirect")
+TC_ACT_UNSPEC = 0xFFFFFFFF  # a tc program leaves the packet to the next filter
 
 _SYSCALLS = {"x86_64": (321, 324), "aarch64": (280, 283)}
 _MEMBARRIER_GLOBAL = 1
@@ -56,11 +57,11 @@ def _bpf(step: str, command: int, attributes: bytes) -> int:
     if result < 0:
         number = ctypes.get_errno()
         raise DatapathError(step, number, os.strerror(number))
-    attributes_out[:] = buffer.raw
+    _last.attributes = buffer.raw
     return result
 
 
-attributes_out = bytearray()  # what the kernel wrote back in the last call of this thread's process
+_last = threading.local()  # attributes: what the kernel wrote back in this thread's last call
 
 
 def _address(data: bytes | bytearray | memoryview) -> int:
@@ -142,6 +143,16 @@ def map_lookup(fd: int, key: int, size: int) -> bytes:
     return bytes(value)
 
 
+def map_update(fd: int, key: bytes, value: bytes) -> None:
+    """Write one value of any kind of map."""
+    name, data = bytearray(key), bytearray(value)
+    _bpf(
+        "write map",
+        MAP_UPDATE,
+        struct.pack("=IxxxxQQQ", fd, _address(name), _address(data), 0),
+    )
+
+
 def map_lookup_all(fd: int, entries: int, size: int) -> bytes:
     """All values of an array map in one call; `size` as for `map_lookup`."""
     batch, keys, values = bytearray(4), bytearray(4 * entries), bytearray(size * entries)
@@ -158,7 +169,7 @@ def map_lookup_all(fd: int, entries: int, size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Run:
-    """Result of a test run: XDP action, the packet afterwards, mean duration in nanoseconds."""
+    """Result of a test run: action, the packet afterwards, mean duration in nanoseconds."""
 
     action: str
     packet: bytes
@@ -192,9 +203,10 @@ def run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> Run:
         0,
     )
     _bpf("test run", TEST_RUN, attributes)
-    action, _, size = struct.unpack_from("=III", attributes_out, 4)
-    (duration,) = struct.unpack_from("=I", attributes_out, 36)
-    return Run(XDP_ACTIONS[action], bytes(out[:size]), duration)
+    action, _, size = struct.unpack_from("=III", _last.attributes, 4)
+    (duration,) = struct.unpack_from("=I", _last.attributes, 36)
+    name = "unspec" if action == TC_ACT_UNSPEC else XDP_ACTIONS[action]
+    return Run(name, bytes(out[:size]), duration)
 
 
 def run_value(program: int) -> int:
@@ -202,7 +214,7 @@ def run_value(program: int) -> int:
     data = bytearray(64)
     attributes = struct.pack("=IIIIQQII", program, 0, 64, 0, _address(data), 0, 1, 0)
     _bpf("test run", TEST_RUN, attributes)
-    return int.from_bytes(attributes_out[4:8], "little")
+    return int.from_bytes(_last.attributes[4:8], "little")
 
 
 def grace_period() -> None:
@@ -223,16 +235,15 @@ def map_memory(fd: int) -> mmap.mmap:
 
 
 def mount_bpffs() -> None:
-    """Make sure that /sys/fs/bpf is a BPF file system."""
+    """Make sure that /sys/fs/bpf is a BPF file system.
+
+    A second mount would hide the pins of the first, so one that is there is left alone.
+    """
+    if os.path.ismount(BPFFS):
+        return
     if _libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) < 0:
         number = ctypes.get_errno()
-        if number != errnos.EBUSY:
-            raise Unsupported(f"cannot mount {BPFFS}: {os.strerror(number)}; limpet needs root")
-
-
-def bpffs_is_mounted() -> bool:
-    """Whether pins can be made: /sys/fs/bpf is there and is a mount of its own."""
-    return BPFFS.is_dir() and os.path.ismount(BPFFS)
+        raise Unsupported(f"cannot mount {BPFFS}: {os.strerror(number)}; limpet needs root")
 
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)

@@ -17,6 +17,7 @@ from limpet.datapath.abi import SETTINGS, Life, Limit
 WAYS = int(Limit.FLOW_WAYS)
 TICK_S = 0.25  # wanted; the real one is the nearest power of two of jiffies below
 FRAGMENT_S = 60  # RFC 8200 section 4.5: how long reassembly may wait
+NEVER = 0xFFFF_FFFF  # ticks; more than an age can be
 BURST_S = 0.1  # of a rate limit
 BUCKETS_MIN = 16
 
@@ -34,8 +35,11 @@ class Machine:
 
 
 def buckets(flows_max: int) -> int:
-    """Buckets of a connection table: a power of two, at most three quarters full."""
-    wanted = -(-flows_max * 4 // 3 // WAYS)
+    """Buckets of a connection table: a power of two, with `flows_max` flows at most 5/8 full.
+
+    Up to there no flow finds both its buckets full; docs/adr/0001-connection-table.md has the figures.
+    """
+    wanted = -(-flows_max * 8 // 5 // WAYS)
     return max(BUCKETS_MIN, 1 << int(wanted - 1).bit_length())
 
 
@@ -68,6 +72,7 @@ def encode(director: Director, machine: Machine) -> np.ndarray[tuple[()], np.dty
     record["bucket_mask"] = buckets(director.flows_max) - 1
     record["tick_shift"] = tick_shift(machine.hz)
     times = director.timeouts
+    record["life_ticks"][Life.EMPTY] = NEVER
     record["life_ticks"][Life.OPENING] = _ticks(times.tcp_opening_s, machine.hz)
     record["life_ticks"][Life.ESTABLISHED] = _ticks(times.tcp_established_s, machine.hz)
     record["life_ticks"][Life.DATAGRAM] = _ticks(times.udp_s, machine.hz)

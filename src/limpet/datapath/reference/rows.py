@@ -8,8 +8,9 @@ same answers. Also here: what is served at an address, and who takes a fragment 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limpet.core import affinity, hash
+from limpet.core import affinity
 from limpet.core.diff import Changes
+from limpet.core.hash import words
 from limpet.core.model import Address, Affinity, BackendRow, Encapsulation, Protocol, VipRow
 from limpet.datapath.abi import Encapsulation as Code
 from limpet.datapath.reference.packet import Words
@@ -125,6 +126,6 @@ class Rows:
         for row in vips:
             by_address.setdefault(row.address, []).append(row)
         self.addresses = {
-            hash.words(address): _services(number, rows)
+            words(address): _services(number, rows)
             for number, (address, rows) in enumerate(by_address.items(), 1)
         }

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Load generator for packet costs: makes frames inside the kernel and times a program over them.
+
+Times are wall clock around one BPF_PROG_TEST_RUN of many rounds, scaled by how fast the machine was
+right before and after (`pace`): these machines change speed within seconds. See bench/README.md.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from limpet.datapath import libbpf
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT.parent / "tools"))
+import compile_bpf  # noqa: E402  # found through the line above
+
+OBJECT = ROOT / "bpf" / "pulse.bpf.o"
+HEAD = 112
+PULSE = np.dtype(
+    [
+        ("head", "u1", (HEAD,)),
+        ("count", "<u8"),
+        ("length", "<u4"),
+        ("mask", "<u4"),
+        ("multiplier", "<u4"),
+        ("address_at", "<u4"),
+        ("port_at", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+SCATTER = 0x9E3779B1  # odd, so count * SCATTER & mask visits each flow once a pass
+PACE_ROUNDS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Frames to send: the first one, and where flow numbers are mixed into it."""
+
+    frame: bytes
+    address_at: int
+    port_at: int
+    flows: int = 1  # a power of two
+    scattered: bool = True
+
+
+class Pulse:
+    """Pulse, baselines and pace, loaded. One per process."""
+
+    def __init__(self) -> None:
+        if not OBJECT.exists() or OBJECT.stat().st_mtime < OBJECT.with_suffix(".c").stat().st_mtime:
+            compile_bpf.compile_object(OBJECT.with_suffix(".c"), OBJECT)
+        self._object = libbpf.Object(OBJECT)
+        self._object.load()
+        self._memory = libbpf.map_memory(self._object.map_fd("pulses"))
+        self._row = np.frombuffer(self._memory, PULSE, count=1)
+        self.nothing = self._object.program_fd("nothing")
+        self.pushes = self._object.program_fd("pushes")
+        self._pulse = self._object.program_fd("pulse")
+        self._pace = self._object.program_fd("pace")
+
+    def aim(self, program: int, load: Load, start: int = 0) -> None:
+        """From now on `fire` sends this load through this program."""
+        row = self._row[0]
+        head = load.frame[:HEAD].ljust(HEAD, b"\0")
+        row["head"] = np.frombuffer(head, np.uint8)
+        row["length"] = max(HEAD, len(load.frame))
+        row["mask"] = load.flows - 1
+        row["multiplier"] = SCATTER if load.scattered else 1
+        row["address_at"], row["port_at"] = load.address_at, load.port_at
+        row["count"] = start
+        libbpf.map_update(self._object.map_fd("subject"), bytes(4), program.to_bytes(4, "little"))
+
+    def fire(self, rounds: int) -> float:
+        """Nanoseconds a round, as the clock on the wall says."""
+        frame = bytes(int(self._row[0]["length"]))
+        begun = time.thread_time_ns()
+        libbpf.run(self._pulse, frame, rounds)
+        return (time.thread_time_ns() - begun) / rounds
+
+    def pace(self) -> float:
+        """Nanoseconds that the fixed piece of work takes just now."""
+        begun = time.thread_time_ns()
+        libbpf.run(self._pace, bytes(HEAD), PACE_ROUNDS)
+        return (time.thread_time_ns() - begun) / PACE_ROUNDS
+
+    def bare(self, rounds: int) -> float:
+        """The kernel's own loop around an empty program."""
+        begun = time.thread_time_ns()
+        libbpf.run(self.nothing, bytes(HEAD), rounds)
+        return (time.thread_time_ns() - begun) / rounds
