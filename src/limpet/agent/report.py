@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Report: what an agent has in the kernel and what it counted, for people and programs.
+
+Read from the kernel itself and from the state file, not from the process, which may not run.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from limpet.agent import counters, egress, host, ingress, programs, state
+from limpet.core.errors import NotFound
+from limpet.core.model import Address
+from limpet.datapath import abi, libbpf
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One reading."""
+
+    name: str
+    interface: str
+    mode: str
+    ingress: bool  # the XDP program is attached
+    egress: bool  # the MSS clamp is attached
+    program: str  # the kernel's digest of the XDP program
+    vips: dict[Address, bool]  # VIP -> is an address of this machine
+    directors: list[str]
+    mss4: int
+    mss6: int
+    counters: dict[str, int]
+
+    def problems(self) -> list[str]:
+        """What should be there and is not; `limpet agent run` mends it."""
+        missing = (vip for vip, is_present in self.vips.items() if not is_present)
+        found = [f"{vip} is not an address of this machine" for vip in missing]
+        if not self.ingress:
+            found.append(f"no XDP program of this agent is on {self.interface}")
+        if not self.egress:
+            found.append(f"the MSS clamp is not on {self.interface}")
+        return found
+
+    def as_json(self) -> dict[str, JsonValue]:
+        return {
+            "name": self.name,
+            "interface": self.interface,
+            "xdp": {"mode": self.mode, "attached": self.ingress, "program": self.program},
+            "mss": {"attached": self.egress, "ipv4": self.mss4, "ipv6": self.mss6},
+            "vips": [{"address": str(vip), "present": ok} for vip, ok in self.vips.items()],
+            "directors": list(self.directors),
+            "counters": dict(self.counters),
+            "problems": list(self.problems()),
+        }
+
+
+def meaning(counter: str) -> tuple[str, str]:
+    """What a counter counts, and how to take it: normal, watch or alarm."""
+    return abi.MEANINGS["agent_verdict"][counter.upper()]
+
+
+def read(name: str) -> Report:
+    """Raises NotFound if this machine has no agent of that name."""
+    known = state.load(name)
+    pins = programs.folder(name)
+    if known is None or not (pins / programs.COUNTERS).exists():
+        raise NotFound(f"there is no agent {name!r} here: nothing is pinned in {pins}")
+    addresses = host.present()
+    return Report(
+        name=name,
+        interface=known.interface,
+        mode=known.xdp.value if known.xdp else "none",
+        ingress=ingress.attached_to(pins) == known.ifindex,
+        egress=egress.is_attached(known.ifindex),
+        program=_tag(pins / programs.INGRESS),
+        vips={vip: vip in addresses for vip in known.vips},
+        directors=known.directors,
+        mss4=known.mss4,
+        mss6=known.mss6,
+        counters=_counters(pins / programs.COUNTERS),
+    )
+
+
+def _tag(pin: Path) -> str:
+    fd = libbpf.get(pin)
+    try:
+        return libbpf.program_tag(fd)
+    finally:
+        os.close(fd)
+
+
+def _counters(pin: Path) -> dict[str, int]:
+    fd = libbpf.get(pin)
+    try:
+        return counters.read(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Service: the agent's process. It puts things into the kernel, and then only waits.
+
+SIGHUP reads the file again; a file that is wrong, or does not fit the running agent, is logged and
+changes nothing. SIGTERM and SIGINT end the process and leave the data path as it is: packets keep
+flowing, and the next start adopts them. `limpet agent down` is what takes things away.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+import sdnotify
+import structlog
+
+from limpet.agent import config, installation, state
+from limpet.agent.config import AgentConfig
+from limpet.agent.state import State
+from limpet.core.errors import Conflict, LimpetError, NotFound
+
+SIGNALS = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
+
+log = structlog.get_logger("limpet.agent")
+
+
+def read(path: Path) -> AgentConfig:
+    """Read and check a file. Raises NotFound or ConfigError."""
+    try:
+        return config.parse(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise LimpetError(f"{path}: not UTF-8 text: {error.reason}") from error
+    except OSError as error:
+        raise NotFound(f"cannot read {path}: {error.strerror}") from error
+
+
+def require_root() -> None:
+    if os.geteuid() != 0:
+        raise LimpetError("the agent loads BPF programs, which needs root: use sudo")
+
+
+def run(path: Path) -> None:
+    """Install, then wait for signals until told to end."""
+    wanted = read(path)
+    require_root()
+    # Blocked from here on, and only taken by sigwait: a signal never interrupts a change.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    notifier = sdnotify.SystemdNotifier()
+    with state.locked(wanted.name):
+        _log_applied("ready", installation.apply(wanted))
+        notifier.notify(f"READY=1\nSTATUS=decapsulating on {wanted.interface}")
+        while signal.sigwait(SIGNALS) == signal.SIGHUP:
+            notifier.notify("RELOADING=1")
+            _reload(path, wanted.name)
+            notifier.notify("READY=1")
+        notifier.notify("STOPPING=1")
+        log.info("stopped, packets keep flowing", name=wanted.name)
+
+
+def _reload(path: Path, name: str) -> None:
+    try:
+        wanted = read(path)
+        if wanted.name != name:
+            raise Conflict(f"{path}: the name changed from {name} to {wanted.name}: restart for it")
+        _log_applied("reloaded", installation.apply(wanted))
+    except LimpetError as error:
+        log.error("reload refused, nothing changed", reason=str(error))
+
+
+def _log_applied(event: str, now: State) -> None:
+    log.info(
+        event,
+        name=now.name,
+        interface=now.interface,
+        xdp=now.xdp.value if now.xdp else None,
+        vips=[str(vip) for vip in now.vips],
+        directors=now.directors,
+        mss4=now.mss4,
+        mss6=now.mss6,
+    )
+
+
+def down(name: str) -> None:
+    """Take everything away that the agent has put there."""
+    require_root()
+    with state.locked(name):
+        installation.remove(name)
