@@ -59,6 +59,7 @@ class Pulse:
         self._row = np.frombuffer(self._memory, PULSE, count=1)
         self.nothing = self._object.program_fd("nothing")
         self.pushes = self._object.program_fd("pushes")
+        self.reads = self._object.program_fd("reads")
         self._pulse = self._object.program_fd("pulse")
         self._pace = self._object.program_fd("pace")
 

@@ -111,7 +111,7 @@ enum affinity {
 struct vip_address {
 	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
 	__u32 id;         /* from 1; 0 ends a probe sequence */
-	__u32 reserved;
+	__u32 services;   /* bit 1 << enum service: there are rows of that kind */
 };
 
 enum service {

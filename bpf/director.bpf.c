@@ -30,22 +30,23 @@ static __always_inline enum verdict frame_holds(struct xdp_md *ctx, const struct
 }
 
 /* From "for a VIP" to a backend. */
-static __always_inline enum verdict choose(const struct control *live, __u32 address_id, struct packet *p,
-					   __u32 *vip_id, struct choice *choice, struct counters *counters)
+static __always_inline enum verdict choose(const struct control *live, const struct vip_address *address,
+					   struct packet *p, __u32 *vip_id, struct choice *choice,
+					   struct counters *counters)
 {
 	struct vip *vip = 0;
 	enum verdict verdict;
 
-	*vip_id = vip_find(live, address_id, p);
+	*vip_id = vip_find(live, address, p);
 	if (*vip_id)
 		vip = bpf_map_lookup_elem(&vips, vip_id);
 	if (unlikely(p->kind == KIND_LATER_FRAGMENT))
-		return select_fragment(address_id, vip, p, choice);
+		return select_fragment(address->id, vip, p, choice);
 	if (unlikely(!vip))
 		return p->kind == KIND_ICMP_ERROR ? VERDICT_DROP_ICMP_QUOTE : VERDICT_NO_SERVICE;
 	verdict = select_flow(*vip_id, vip, p, choice, counters);
 	if (unlikely(p->is_fragment) && !verdict)
-		fragment_remember(p, address_id, choice->id, counters);
+		fragment_remember(p, address->id, choice->id, counters);
 	return verdict;
 }
 
@@ -53,8 +54,9 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 					    struct choice *choice, struct counters *counters)
 {
 	struct cursor c = cursor_open(ctx);
+	const struct vip_address *address;
 	struct control *live;
-	__u32 address_id, zero = 0;
+	__u32 zero = 0;
 	enum verdict verdict;
 
 	verdict = parse_link(&c, p) ?: parse_network(&c, p);
@@ -63,8 +65,8 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 	live = bpf_map_lookup_elem(&control, &zero);
 	if (!live)
 		return VERDICT_NOT_VIP;
-	address_id = vip_address_find(live, p);
-	if (likely(!address_id))
+	address = vip_address_find(live, p);
+	if (!address)
 		return VERDICT_NOT_VIP;
 	/* Trust changes here: the packet is for a VIP address. */
 	verdict = frame_holds(ctx, p) ?: parse_transport(ctx, &c, p);
@@ -72,7 +74,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 		return verdict;
 	if (unlikely(p->kind == KIND_ECHO_REQUEST))
 		return answer_echo(ctx, p);
-	verdict = choose(live, address_id, p, vip_id, choice, counters);
+	verdict = choose(live, address, p, vip_id, choice, counters);
 	if (verdict)
 		return verdict;
 	verdict = encapsulate(ctx, p, choice);

@@ -15,13 +15,23 @@
 #define VIP_SERVICE_KEY 0xffffffffffffULL
 
 _Static_assert(sizeof(struct vip_service) == 8, "a service is compared as one word");
-_Static_assert(sizeof(struct vip_address) == 24, "matches abi.py");
+_Static_assert(LIMIT_VIP_ADDRESSES == 1 << 12, "bits of a place");
+_Static_assert(LIMIT_VIP_SERVICES == 1 << 13, "bits of a place");
 
-/* Address id of the destination, 0 if it is no VIP address. */
-static __always_inline __u32 vip_address_find(const struct control *live, const struct packet *p)
+/* Place of a row: one multiplication is enough, since user space takes another seed if rows crowd. */
+static __always_inline __u32 vip_place(__u64 high, __u64 low, __u32 seed, const __u32 bits)
+{
+	__u64 word = (high ^ seed) * HASH_MULTIPLIER ^ low;
+
+	return (word ^ word >> 32) * HASH_MULTIPLIER >> (64 - bits);
+}
+
+/* The row of the destination, or NULL if it is no VIP address. */
+static __always_inline const struct vip_address *vip_address_find(const struct control *live,
+								  const struct packet *p)
 {
 	__u64 high = swap64(p->vip_address[0]), low = swap64(p->vip_address[1]);
-	__u32 place = hash_pair(p->vip_address[0], p->vip_address[1], live->vip_seed, 0) >> 52;
+	__u32 place = vip_place(p->vip_address[0], p->vip_address[1], live->vip_seed, 12);
 	__u32 base = live->vip_half ? LIMIT_VIP_ADDRESSES : 0;
 
 	for (int i = 0; i < LIMIT_VIP_PROBES; i++) {
@@ -32,14 +42,14 @@ static __always_inline __u32 vip_address_find(const struct control *live, const 
 		if (!row || !row->id)
 			return 0;
 		if (words[0] == high && words[1] == low)
-			return row->id;
+			return row;
 	}
 	return 0;
 }
 
 static __always_inline __u32 vip_service_find(const struct control *live, __u64 wanted)
 {
-	__u32 place = hash_mix(wanted ^ (__u64)live->vip_seed << 32) >> 51;
+	__u32 place = vip_place(0, wanted, live->vip_seed, 13);
 	__u32 base = live->vip_half ? LIMIT_VIP_SERVICES : 0;
 
 	for (int i = 0; i < LIMIT_VIP_PROBES; i++) {
@@ -60,16 +70,19 @@ static __always_inline __u64 vip_service_key(__u32 address_id, __u16 port, __u8 
 }
 
 /* VIP id for an address and what the packet asks for there, 0 if none. One port wins over all ports. */
-static __always_inline __u32 vip_find(const struct control *live, __u32 address_id, const struct packet *p)
+static __always_inline __u32 vip_find(const struct control *live, const struct vip_address *address,
+				      const struct packet *p)
 {
-	__u32 vip;
+	__u32 id = address->id, vip;
 
 	if (unlikely(p->kind == KIND_LATER_FRAGMENT))
-		return vip_service_find(live, vip_service_key(address_id, 0, p->protocol, SERVICE_FRAGMENT));
-	vip = vip_service_find(live, vip_service_key(address_id, p->vip_port, p->protocol, SERVICE_PORT));
-	if (vip)
-		return vip;
-	return vip_service_find(live, vip_service_key(address_id, 0, p->protocol, SERVICE_ALL_PORTS));
+		return vip_service_find(live, vip_service_key(id, 0, p->protocol, SERVICE_FRAGMENT));
+	if (address->services & 1 << SERVICE_PORT) {
+		vip = vip_service_find(live, vip_service_key(id, p->vip_port, p->protocol, SERVICE_PORT));
+		if (vip)
+			return vip;
+	}
+	return vip_service_find(live, vip_service_key(id, 0, p->protocol, SERVICE_ALL_PORTS));
 }
 
 #endif

@@ -6,7 +6,9 @@
  * encapsulated packet of the first. Every round costs the same here; `nothing` and `pushes` measure how much.
  */
 
+#include "../../bpf/abi.h"
 #include "../../bpf/bpf.h"
+#include "../../bpf/hash.h"
 
 #define HEAD_WORDS 14 /* 112 bytes: the longest head of any case, an ICMPv6 error with its quote */
 
@@ -82,6 +84,31 @@ SEC("xdp.frags")
 int pushes(struct xdp_md *ctx)
 {
 	return bpf_xdp_adjust_head(ctx, -20) ? XDP_ABORTED : XDP_TX;
+}
+
+/* One read at a random place of 32 MiB: what memory costs here, whatever program asks for it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1 << 18);
+	__type(key, __u32);
+	__type(value, struct flow_bucket);
+} memory SEC(".maps");
+
+SEC("xdp.frags")
+int reads(struct xdp_md *ctx)
+{
+	__u64 *words = (void *)(long)ctx->data;
+	struct flow_bucket *bucket;
+	__u32 key;
+
+	if ((void *)(words + 5) > (void *)(long)ctx->data_end)
+		return XDP_ABORTED;
+	key = hash_mix(words[3] ^ words[4]) & ((1 << 18) - 1);
+	bucket = bpf_map_lookup_elem(&memory, &key);
+	if (!bucket || bucket->entries[0].id)
+		return XDP_ABORTED;
+	return XDP_TX;
 }
 
 /* A fixed mix of arithmetic, branches and small-map traffic: how fast the machine is just now. */

@@ -127,7 +127,7 @@ VIP_ADDRESS = np.dtype(
     [
         ("address", "u1", (16,)),
         ("id", "<u4"),
-        ("reserved", "<u4"),
+        ("services", "<u4"),
     ],
     align=True,
 )

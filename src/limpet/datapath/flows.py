@@ -156,9 +156,11 @@ def _count(words: NDArray[np.uint64], name: str) -> NDArray[np.int64]:
     return np.bincount(field(words, name).astype(np.intp), minlength=size).astype(np.int64)
 
 
-def _age(words: NDArray[np.uint64], tick: int) -> NDArray[np.uint64]:
-    age = (np.uint64(tick & SEEN_MASK) - field(words, "SEEN")) & np.uint64(SEEN_MASK)
-    return np.where(age >> np.uint64(FlowWord.SEEN_BITS - 1), np.uint64(0), age)
+def _age(words: NDArray[np.uint64], tick: int) -> NDArray[np.int64]:
+    """Idle ticks; a tick that this reader has not reached yet is no age."""
+    age = (tick - field(words, "SEEN").astype(np.int64)) & SEEN_MASK
+    age[age > SEEN_MASK // 2] = 0
+    return age
 
 
 def _is_wanted(words: NDArray[np.uint64], wanted: Wanted) -> NDArray[np.bool_]:

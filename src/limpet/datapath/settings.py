@@ -37,7 +37,7 @@ class Machine:
 def buckets(flows_max: int) -> int:
     """Buckets of a connection table: a power of two, with `flows_max` flows at most 5/8 full.
 
-    Up to there no flow finds both its buckets full; docs/adr/0001-connection-table.md has the figures.
+    Up to there no flow finds both its buckets full: docs/adr/0001-connection-table.md.
     """
     wanted = -(-flows_max * 8 // 5 // WAYS)
     return max(BUCKETS_MIN, 1 << int(wanted - 1).bit_length())

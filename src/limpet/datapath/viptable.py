@@ -19,6 +19,8 @@ from limpet.core.model import Address, Affinity, PoolId, Protocol, VipId, VipRow
 from limpet.datapath.abi import VIP_ADDRESS, VIP_SERVICE, Limit, Service
 
 SEEDS_MAX = 1_000
+MULTIPLIER = int(hash.MULTIPLIER)
+WORD = 2**64 - 1
 Row = tuple[int, int, int, int]  # address id, port, protocol number, service
 
 
@@ -42,7 +44,8 @@ def build(vips: Iterable[VipRow]) -> VipTable:
     services = _services(rows, ids)
     for seed in range(SEEDS_MAX):
         try:
-            return VipTable(seed, _address_table(ids, seed), _service_table(services, seed))
+            addresses = _address_table(ids, services, seed)
+            return VipTable(seed, addresses, _service_table(services, seed))
         except _DoesNotFitError:
             continue
     raise AssertionError(f"no seed below {SEEDS_MAX} places {len(rows)} VIPs")
@@ -72,13 +75,22 @@ def _fragments_are_clear(vips: list[VipRow]) -> bool:
     return len({vip.pool for vip in vips}) == 1 and all(v.affinity is Affinity.CLIENT for v in vips)
 
 
-def _address_table(ids: dict[Address, int], seed: int) -> NDArray[np.void]:
+def place(high: int, low: int, seed: int, size: int) -> int:
+    """Where a row belongs in a table of `size` (a power of two) places: vip_place of bpf/vip.h."""
+    word = ((high ^ seed) * MULTIPLIER & WORD) ^ low
+    return ((word ^ word >> 32) * MULTIPLIER & WORD) // (2**64 // size)
+
+
+def _address_table(ids: dict[Address, int], services: Iterable[Row], seed: int) -> NDArray[np.void]:
     table = np.zeros(Limit.VIP_ADDRESSES, VIP_ADDRESS)
+    kinds = dict.fromkeys(ids.values(), 0)
+    for number, _, _, service in services:
+        kinds[number] |= 1 << service
     for address, number in ids.items():
-        place = int(hash.pair(*hash.words(address), (seed, 0))) >> 52
-        row = table[_free(table["id"], place)]
+        row = table[_free(table["id"], place(*hash.words(address), seed, len(table)))]
         row["address"] = np.frombuffer(_mapped(address), np.uint8)
         row["id"] = number
+        row["services"] = kinds[number]
     return table
 
 
@@ -86,14 +98,14 @@ def _service_table(services: dict[Row, VipId], seed: int) -> NDArray[np.void]:
     table = np.zeros(Limit.VIP_SERVICES, VIP_SERVICE)
     for (address, port, protocol, service), vip in services.items():
         key = service << 40 | protocol << 32 | port << 16 | address
-        place = int(hash.mix(key ^ seed << 32)) >> 51
-        table[_free(table["service"], place)] = (address, port, protocol, service, vip)
+        at = _free(table["service"], place(0, key, seed, len(table)))
+        table[at] = (address, port, protocol, service, vip)
     return table
 
 
-def _free(taken: NDArray[np.integer], place: int) -> int:
+def _free(taken: NDArray[np.integer], first: int) -> int:
     for i in range(Limit.VIP_PROBES):
-        at = (place + i) % len(taken)
+        at = (first + i) % len(taken)
         if not taken[at]:
             return at
     raise _DoesNotFitError
