@@ -6,6 +6,8 @@ when the matrix could not run at all.
 """
 
 import argparse
+import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -47,10 +49,17 @@ def main() -> int:
         results = Path(tempfile.mkdtemp(prefix=f"limpet-kernel-{kernel.series}-"))
         provision.say(f"{kernel.series}: booting {kernel.release}, console in {results}/boot.log")
         outcomes.append(guest.boot(vng, kernel, results, options.tests or SELECTION, limits))
-    return 0 if report.show(outcomes, options.allow_skips) else 1
+    if not report.show(outcomes, options.allow_skips):
+        return 1
+    for outcome in outcomes:
+        shutil.rmtree(outcome.results)
+    return 0
 
 
 if __name__ == "__main__":
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # unwinds: ends the guest
     try:
         sys.exit(main())
     except LimpetError as error:

@@ -3,7 +3,8 @@
 
 virtme-ng makes the guest: the host's file system read-only as its root, no disk image, nothing to
 install inside. What happens in the guest is guest.sh. The host follows the guest's log, and ends
-the guest when its time is up or when it is interrupted itself: no guest outlives this process.
+the guest when its time is up or when it is interrupted itself. Should it be killed, `timeout` ends
+the guest all the same, a little later.
 
 Emulation in software by default, because that works on every machine, and so that the figures and
 limits in docs/operate/kernels.md hold on all of them.
@@ -23,6 +24,7 @@ from . import provision
 
 TREE = Path(__file__).resolve().parents[2]
 POLL_S = 0.25
+LEASH_S = 30
 # pytest-timeout's limit per test: emulation is some ten times slower than the machine.
 TEST_TIMEOUT_S = 900
 
@@ -65,7 +67,9 @@ def command(vng: Path, kernel: provision.Kernel, results: Path, limits: Limits) 
     )
     job = ["bash", str(TREE / "tools/kernels/guest.sh"), str(TREE), sys.executable, stdlib]
     acceleration = [] if limits.kvm else ["--disable-kvm"]
+    leash = f"{limits.timeout_s + LEASH_S:.0f}"
     return [
+        *("timeout", "--kill-after=5", leash),
         *(str(vng), "--run", str(kernel.image), "--force-9p", "--verbose", "--user", "root"),
         *("--cpus", str(limits.cpus), "--memory", limits.memory, *acceleration),
         *(f"--qemu-opts={options}", "--exec", shlex.join(job)),

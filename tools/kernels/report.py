@@ -24,7 +24,6 @@ class Tests:
 
     modules: dict[str, Counter[str]] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
-    seconds: float = 0.0
 
     def total(self, verdict: str) -> int:
         return sum(counts[verdict] for counts in self.modules.values())
@@ -49,7 +48,6 @@ def read(outcome: Outcome) -> Tests:
         module = case.get("classname") or case.get("name") or "?"
         verdict, reason = verdict_of(case)
         tests.modules.setdefault(module, Counter())[verdict] += 1
-        tests.seconds += float(case.get("time") or 0)
         if reason:
             tests.reasons.append(f"{verdict} {module}::{case.get('name')}: {reason}")
     return tests
@@ -60,7 +58,7 @@ def complaint(outcome: Outcome, tests: Tests, allow_skips: bool) -> str:
     if outcome.timed_out:
         return f"out of time after {outcome.seconds:.0f} s"
     if outcome.status is None:
-        return f"the guest died, see {outcome.results / 'boot.log'}"
+        return "the guest died, see boot.log"
     if outcome.release != outcome.kernel.release:
         return f"booted {outcome.release!r} instead of {outcome.kernel.release}"
     if outcome.status:
@@ -82,23 +80,23 @@ def show(outcomes: list[Outcome], allow_skips: bool) -> bool:
     console.print(modules)
     for outcome, tests in runs:
         for reason in tests.reasons:
-            console.print(f"{outcome.kernel.series}: {reason}", markup=False, highlight=False)
-    summary = Table(
-        *("kernel", "uname -r in the guest", *VERDICTS, "boot s", "tests s", "in all s", "verdict"),
-        title="Kernel matrix",
-    )
+            line = f"{outcome.kernel.series}: {reason}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    summary = Table("uname -r", *VERDICTS, "boot s", "in all s", "verdict", title="Kernel matrix")
     complaints = [complaint(outcome, tests, allow_skips) for outcome, tests in runs]
     for (outcome, tests), why in zip(runs, complaints, strict=True):
         summary.add_row(
-            outcome.kernel.series,
-            outcome.release or "-",
+            outcome.release or f"no {outcome.kernel.release}",
             *(str(tests.total(verdict)) for verdict in VERDICTS),
-            "-" if outcome.ready_s is None else f"{outcome.ready_s:.1f}",
-            f"{tests.seconds:.1f}",
+            "-" if outcome.ready_s is None else f"{outcome.ready_s:.0f}",
             f"{outcome.seconds:.0f}",
-            why or "good",
+            "bad" if why else "good",
         )
     console.print(summary)
+    for outcome, why in zip(outcomes, complaints, strict=True):
+        if why:
+            place = f"logs in {outcome.results}"
+            console.print(f"{outcome.kernel.release}: {why}; {place}", markup=False, soft_wrap=True)
     return not any(complaints)
 
 
