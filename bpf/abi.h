@@ -52,10 +52,10 @@ enum verdict {
 	VERDICT_DROP_ICMP_TYPE,       /* ICMP to a VIP that is neither echo request nor a handled error: watch */
 	VERDICT_DROP_ICMP_QUOTE,      /* ICMP error whose quoted packet is unusable or not a VIP's: watch */
 	VERDICT_DROP_ICMP_LIMITED,    /* an ICMP answer was due, but over the rate limit: watch */
-	VERDICT_DROP_TOO_BIG,         /* would not fit, and nobody may be told: ICMP error, later fragment: watch */
-	VERDICT_DROP_HOP_LIMIT,       /* time to live used up, and nobody may be told: the same: watch */
-	VERDICT_DROP_NEXT_HOP,        /* backend on the same segment whose MAC is not known yet: alarm */
-	VERDICT_DROP_HEADROOM,        /* no room in the frame for the outer header: alarm */
+	VERDICT_DROP_TOO_BIG,   /* would not fit, and nobody may be told: ICMP error, later fragment: watch */
+	VERDICT_DROP_HOP_LIMIT, /* time to live used up, and nobody may be told: the same: watch */
+	VERDICT_DROP_NEXT_HOP,  /* backend on the same segment whose MAC is not known yet: alarm */
+	VERDICT_DROP_HEADROOM,  /* no room in the frame for the outer header: alarm */
 	VERDICT_MAX,
 };
 
@@ -71,27 +71,27 @@ enum rung {
 
 /* What happened to the connection table. */
 enum event {
-	EVENT_FLOW_CREATED = 0,  /* entry created: normal */
-	EVENT_FLOW_SPILLED,      /* entry created in its second bucket, the first was full: watch */
-	EVENT_EVICTED_EXPIRED,   /* an expired entry made room: normal */
-	EVENT_EVICTED_OPENING,   /* a live entry with one packet only made room: watch */
-	EVENT_EVICTED_CLOSING,   /* a live entry after FIN or RST made room: watch */
-	EVENT_REFUSED_FULL,      /* no entry: both buckets hold live established flows: alarm */
-	EVENT_REFUSED_RATE,      /* no entry: over the rate limit of new flows: alarm */
-	EVENT_RACE_LOST,         /* another CPU changed the entry first, nothing was written: normal */
-	EVENT_STALE_BACKEND,     /* entry names a removed backend, ignored and replaced: watch */
+	EVENT_FLOW_CREATED = 0, /* entry created: normal */
+	EVENT_FLOW_SPILLED,     /* entry created in its second bucket, the first was full: watch */
+	EVENT_EVICTED_EXPIRED,  /* an expired entry made room: normal */
+	EVENT_EVICTED_OPENING,  /* a live entry with one packet only made room: watch */
+	EVENT_EVICTED_CLOSING,  /* a live entry after FIN or RST made room: watch */
+	EVENT_REFUSED_FULL,     /* no entry: both buckets hold live established flows: alarm */
+	EVENT_REFUSED_RATE,     /* no entry: over the rate limit of new flows: alarm */
+	EVENT_RACE_LOST,        /* another CPU changed the entry first, nothing was written: normal */
+	EVENT_STALE_BACKEND,    /* entry names a removed backend, ignored and replaced: watch */
 	EVENT_MAX,
 };
 
 /* What the agent did with a packet. */
 enum agent_verdict {
-	AGENT_PASS = 0,          /* not a limpet packet: normal */
-	AGENT_DECAPSULATED,      /* outer header removed, handed to the kernel: normal */
-	AGENT_DROP_SOURCE,       /* encapsulated for a VIP by somebody who is no director: alarm */
-	AGENT_DROP_MALFORMED,    /* from a director, but a header is cut off or contradicts itself: watch */
-	AGENT_DROP_ECN,          /* congestion was marked on the way, and the session cannot be told (RFC 6040): watch */
-	AGENT_DROP_HEADROOM,     /* could not remove the outer header: alarm */
-	AGENT_MSS_CLAMPED,       /* MSS option of an outgoing SYN lowered, beside the packets above: normal */
+	AGENT_PASS = 0,       /* not a limpet packet: normal */
+	AGENT_DECAPSULATED,   /* outer header removed, handed to the kernel: normal */
+	AGENT_DROP_SOURCE,    /* encapsulated for a VIP by somebody who is no director: alarm */
+	AGENT_DROP_MALFORMED, /* from a director, but a header is cut off or contradicts itself: watch */
+	AGENT_DROP_ECN, /* congestion was marked on the way, and the session cannot be told (RFC 6040): watch */
+	AGENT_DROP_HEADROOM, /* could not remove the outer header: alarm */
+	AGENT_MSS_CLAMPED,   /* MSS option of an outgoing SYN lowered, beside the packets above: normal */
 	AGENT_MAX,
 };
 
@@ -205,8 +205,8 @@ struct flow_client {
 
 /* Switched as one word: which half of the VIP hash tables is live. */
 struct control {
-	__u32 vip_half;  /* 0 or 1 */
-	__u32 vip_seed;  /* of the hash of both tables in this half */
+	__u32 vip_half; /* 0 or 1 */
+	__u32 vip_seed; /* of the hash of both tables in this half */
 };
 
 struct vip_stats {
@@ -240,20 +240,20 @@ struct rate {
 
 /* Switches of the director. Constants while a program runs: a change is a new program. */
 struct settings {
-	__u64 slot_key[2];   /* hash of the affinity key; the same on every director */
-	__u64 flow_key[2];   /* place in the connection table; secret of this director */
-	__u32 bucket_mask;   /* buckets of the connection table - 1 */
-	__u32 tick_shift;    /* a tick is 2^tick_shift jiffies */
+	__u64 slot_key[2];                     /* hash of the affinity key; the same on every director */
+	__u64 flow_key[2];                     /* place in the connection table; secret of this director */
+	__u32 bucket_mask;                     /* buckets of the connection table - 1 */
+	__u32 tick_shift;                      /* a tick is 2^tick_shift jiffies */
 	__u32 life_ticks[1 << FLOW_LIFE_BITS]; /* enum life -> idle ticks after which an entry has expired */
-	__u32 flows_per_jiffy_16; /* new entries per jiffy and CPU, times 16; 0: no limit */
-	__u32 flows_burst;   /* tokens a CPU may save up */
-	__u32 icmp_per_jiffy_16;  /* ICMP answers, the same; 0: no limit */
+	__u32 flows_per_jiffy_16;              /* new entries per jiffy and CPU, times 16; 0: no limit */
+	__u32 flows_burst;                     /* tokens a CPU may save up */
+	__u32 icmp_per_jiffy_16;               /* ICMP answers, the same; 0: no limit */
 	__u32 icmp_burst;
-	__u8 outer_source4[4];   /* upper 16 bits of the outer IPv4 source; the rest is entropy */
-	__u8 outer_source6[16];  /* upper 96 bits of the outer IPv6 source; the rest is entropy */
-	__u8 icmp_source4[4];    /* source of ICMP errors; all zero: the VIP */
+	__u8 outer_source4[4];  /* upper 16 bits of the outer IPv4 source; the rest is entropy */
+	__u8 outer_source6[16]; /* upper 96 bits of the outer IPv6 source; the rest is entropy */
+	__u8 icmp_source4[4];   /* source of ICMP errors; all zero: the VIP */
 	__u8 icmp_source6[16];
-	__u8 redirect_always;    /* never XDP_TX: for veth without an XDP program on the peer */
+	__u8 redirect_always; /* never XDP_TX: for veth without an XDP program on the peer */
 	__u8 reserved[7];
 };
 

@@ -43,8 +43,8 @@ _Static_assert(sizeof(struct agent_settings) == 4, "matches abi.py");
 /* True if the address, in host order words, is inside a director's prefix. */
 static __always_inline int agent_trusts(const __u64 *address)
 {
-	struct agent_source key = { .bits = 128 };
-	__u64 words[2] = { swap64(address[0]), swap64(address[1]) };
+	struct agent_source key = {.bits = 128};
+	__u64 words[2] = {swap64(address[0]), swap64(address[1])};
 
 	__builtin_memcpy(key.address, words, sizeof(words));
 	return !!bpf_map_lookup_elem(&agent_sources, &key);
@@ -52,7 +52,7 @@ static __always_inline int agent_trusts(const __u64 *address)
 
 static __always_inline int agent_has_vip(const __u64 *address)
 {
-	__u64 key[2] = { swap64(address[0]), swap64(address[1]) };
+	__u64 key[2] = {swap64(address[0]), swap64(address[1])};
 
 	return !!bpf_map_lookup_elem(&agent_vips, key);
 }

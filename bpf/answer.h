@@ -11,15 +11,15 @@
 #include "rate.h"
 
 /* How much of the packet an error quotes. bpf_csum_diff takes 512 bytes at once, 8 of them are ICMP's own. */
-#define QUOTE_LONG 504
+#define QUOTE_LONG   504
 #define QUOTE_SHORT4 28 /* RFC 792: IP header and 8 bytes */
 #define QUOTE_SHORT6 48
 
-#define ICMP4_UNREACHABLE 3
+#define ICMP4_UNREACHABLE          3
 #define ICMP4_FRAGMENTATION_NEEDED 4
-#define ICMP4_TIME_EXCEEDED 11
-#define ICMP6_TOO_BIG 2
-#define ICMP6_TIME_EXCEEDED 3
+#define ICMP4_TIME_EXCEEDED        11
+#define ICMP6_TOO_BIG              2
+#define ICMP6_TIME_EXCEEDED        3
 
 static __always_inline void ethernet_swap(struct ethhdr *eth)
 {

@@ -106,8 +106,7 @@ static __always_inline enum agent_verdict decap_pull(struct xdp_md *ctx, const s
 /* Each length must fit into what is around it. */
 static __always_inline int decap_fits(struct xdp_md *ctx, const struct packet *outer, const struct packet *inner)
 {
-	return inner->header_length <= inner->length &&
-	       outer->header_length + inner->length <= outer->length &&
+	return inner->header_length <= inner->length && outer->header_length + inner->length <= outer->length &&
 	       outer->link_length + outer->length <= bpf_xdp_get_buff_len(ctx);
 }
 

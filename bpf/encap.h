@@ -14,7 +14,7 @@
 #include "parse.h"
 #include "select.h"
 
-#define OUTER_HOP_LIMIT 64
+#define OUTER_HOP_LIMIT   64
 #define IP4_DONT_FRAGMENT 0x4000
 
 static __always_inline __u32 encap_length(const struct backend *backend)
@@ -76,7 +76,8 @@ static __always_inline enum verdict frame_write(struct cursor *c, const struct p
 }
 
 /* The header as five words, its checksum from the same values: reading it back would wait for the stores. */
-static __always_inline enum verdict outer_write4(struct cursor *c, const struct packet *p, const struct choice *choice)
+static __always_inline enum verdict outer_write4(struct cursor *c, const struct packet *p,
+						 const struct choice *choice)
 {
 	const __u32 protocol = p->family == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	__be32 *word = cursor_take(c, sizeof(struct iphdr));
@@ -97,7 +98,8 @@ static __always_inline enum verdict outer_write4(struct cursor *c, const struct 
 	return VERDICT_CONTINUE;
 }
 
-static __always_inline enum verdict outer_write6(struct cursor *c, const struct packet *p, const struct choice *choice)
+static __always_inline enum verdict outer_write6(struct cursor *c, const struct packet *p,
+						 const struct choice *choice)
 {
 	struct ipv6hdr *ip = cursor_take(c, sizeof(*ip));
 	__be32 *half = (void *)ip;
@@ -116,7 +118,8 @@ static __always_inline enum verdict outer_write6(struct cursor *c, const struct 
 	return VERDICT_CONTINUE;
 }
 
-static __always_inline enum verdict outer_push(struct xdp_md *ctx, const struct packet *p, const struct choice *choice)
+static __always_inline enum verdict outer_push(struct xdp_md *ctx, const struct packet *p,
+					       const struct choice *choice)
 {
 	const struct backend *backend = choice->backend;
 	const int is_ip4 = backend->encapsulation == ENCAPSULATION_IPIP4;
@@ -126,10 +129,10 @@ static __always_inline enum verdict outer_push(struct xdp_md *ctx, const struct 
 		return VERDICT_DROP_HEADROOM;
 	c = cursor_open(ctx);
 	if (is_ip4)
-		return frame_write(&c, p, backend->next_hop, backend->source_mac, swap16(ETH_P_IP)) ?:
-			       outer_write4(&c, p, choice);
-	return frame_write(&c, p, backend->next_hop, backend->source_mac, swap16(ETH_P_IPV6)) ?:
-		       outer_write6(&c, p, choice);
+		return frame_write(&c, p, backend->next_hop, backend->source_mac, swap16(ETH_P_IP))
+			       ?: outer_write4(&c, p, choice);
+	return frame_write(&c, p, backend->next_hop, backend->source_mac, swap16(ETH_P_IPV6))
+		       ?: outer_write6(&c, p, choice);
 }
 
 /* The next hop is not known yet: the kernel resolves it and forwards. It takes only frames addressed to it. */
@@ -153,7 +156,8 @@ static __always_inline enum verdict outer_push_for_kernel(struct xdp_md *ctx, co
 	return verdict ? verdict : VERDICT_VIA_KERNEL;
 }
 
-static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p, const struct choice *choice)
+static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p,
+						const struct choice *choice)
 {
 	const struct backend *backend = choice->backend;
 	struct cursor c;
@@ -177,7 +181,7 @@ static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct
 	if (verdict)
 		return verdict;
 	return backend->ifindex == ctx->ingress_ifindex && !settings.redirect_always ? VERDICT_TRANSMIT
-										      : VERDICT_REDIRECT;
+										     : VERDICT_REDIRECT;
 }
 
 #endif

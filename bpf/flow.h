@@ -15,13 +15,13 @@
 #include "maps.h"
 #include "packet.h"
 
-#define FLOW_FIELD(name) (((1ULL << FLOW_##name##_BITS) - 1) << FLOW_##name##_SHIFT)
+#define FLOW_FIELD(name)     (((1ULL << FLOW_##name##_BITS) - 1) << FLOW_##name##_SHIFT)
 #define FLOW_GET(word, name) (((word) & FLOW_FIELD(name)) >> FLOW_##name##_SHIFT)
-#define FLOW_MATCH (FLOW_FIELD(VIP) | FLOW_FIELD(CHECK))
-#define FLOW_SEEN_MASK ((1ULL << FLOW_SEEN_BITS) - 1)
-#define FLOW_HALF (LIMIT_FLOW_WAYS / 2)
-#define FLOW_FREE_WANTED 3 /* free entries below which the second bucket is considered */
-#define FRAGMENT_TWEAK 0x667261676d656e74ULL /* keeps hashes of fragments apart from those of flows */
+#define FLOW_MATCH           (FLOW_FIELD(VIP) | FLOW_FIELD(CHECK))
+#define FLOW_SEEN_MASK       ((1ULL << FLOW_SEEN_BITS) - 1)
+#define FLOW_HALF            (LIMIT_FLOW_WAYS / 2)
+#define FLOW_FREE_WANTED     3                     /* free entries below which the second bucket is considered */
+#define FRAGMENT_TWEAK       0x667261676d656e74ULL /* keeps hashes of fragments apart from those of flows */
 
 _Static_assert(sizeof(struct flow_bucket) == 128, "two cache lines");
 _Static_assert(FLOW_CHECK_SHIFT + FLOW_CHECK_BITS == 64, "the word is full");
@@ -31,7 +31,7 @@ _Static_assert(LIMIT_VIPS == 1 << FLOW_VIP_BITS, "every VIP has a code");
 
 struct flow {
 	__u64 id;
-	__u64 match;  /* VIP and check: what the word of its entry carries */
+	__u64 match; /* VIP and check: what the word of its entry carries */
 	__u64 hash;
 	__u32 first;  /* bucket */
 	__u32 second; /* bucket */
@@ -182,9 +182,9 @@ enum victim_rank {
 };
 
 /* Rank by life, four bits each. */
-#define VICTIM_RANKS                                                                                           \
-	(VICTIM_OPENING << 4 * LIFE_OPENING | VICTIM_NONE << 4 * LIFE_ESTABLISHED |                            \
-	 VICTIM_NONE << 4 * LIFE_DATAGRAM | VICTIM_CLOSING << 4 * LIFE_CLOSING |                               \
+#define VICTIM_RANKS                                                                                              \
+	(VICTIM_OPENING << 4 * LIFE_OPENING | VICTIM_NONE << 4 * LIFE_ESTABLISHED |                               \
+	 VICTIM_NONE << 4 * LIFE_DATAGRAM | VICTIM_CLOSING << 4 * LIFE_CLOSING |                                  \
 	 VICTIM_OPENING << 4 * LIFE_FRAGMENT)
 #define VICTIM_WAY_BITS 3
 

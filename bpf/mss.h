@@ -11,12 +11,12 @@
 #include "agent_maps.h"
 #include "parse.h"
 
-#define TCP_OPTIONS_MAX 40
-#define TCP_OPTION_END 0
-#define TCP_OPTION_NOP 1
-#define TCP_OPTION_MSS 2
+#define TCP_OPTIONS_MAX       40
+#define TCP_OPTION_END        0
+#define TCP_OPTION_NOP        1
+#define TCP_OPTION_MSS        2
 #define TCP_OPTION_MSS_LENGTH 4
-#define HEADERS_MAX (22 + 60 + 60) /* link with two tags, IPv4 and TCP with all options */
+#define HEADERS_MAX           (22 + 60 + 60) /* link with two tags, IPv4 and TCP with all options */
 
 static long (*const bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to,
 					__u32 length) = (void *)BPF_FUNC_skb_load_bytes;
@@ -92,7 +92,7 @@ static __always_inline void mss_lower(struct __sk_buff *skb, __u32 tcp_at, __u32
 
 static __always_inline struct cursor cursor_open_skb(struct __sk_buff *skb)
 {
-	return (struct cursor){ .pos = (void *)(long)skb->data, .end = (void *)(long)skb->data_end };
+	return (struct cursor){.pos = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
 }
 
 static __always_inline void mss_clamp(struct __sk_buff *skb)

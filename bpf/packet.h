@@ -23,17 +23,17 @@ enum kind {
 struct packet {
 	__u64 client[2];
 	__u64 vip_address[2];
-	__u32 datagram;     /* identification, when is_fragment */
+	__u32 datagram; /* identification, when is_fragment */
 	__u16 client_port;
 	__u16 vip_port;
-	__u16 link_length;  /* bytes before the IP header */
+	__u16 link_length;   /* bytes before the IP header */
 	__u16 header_length; /* bytes from the IP header to the transport header */
-	__u16 length;       /* bytes from the IP header on, as it says itself */
+	__u16 length;        /* bytes from the IP header on, as it says itself */
 	__be16 ethertype;
-	__u8 family;        /* 4 or 6 */
+	__u8 family; /* 4 or 6 */
 	__u8 protocol;
-	__u8 kind;          /* enum kind */
-	__u8 is_fragment;   /* first or later */
+	__u8 kind;        /* enum kind */
+	__u8 is_fragment; /* first or later */
 	__u8 hop_limit;
 	__u8 traffic_class;
 	__u8 tag_count;

@@ -18,11 +18,11 @@
 #include "cursor.h"
 #include "packet.h"
 
-#define IP4_FRAGMENT_MORE 0x2000
+#define IP4_FRAGMENT_MORE   0x2000
 #define IP4_FRAGMENT_OFFSET 0x1fff
 #define IP6_FRAGMENT_OFFSET 0xfff8
-#define IP6_FRAGMENT_MORE 0x0001
-#define ADDRESS_MAPPED 0xffff00000000ULL /* ::ffff:0:0, low word */
+#define IP6_FRAGMENT_MORE   0x0001
+#define ADDRESS_MAPPED      0xffff00000000ULL /* ::ffff:0:0, low word */
 
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
@@ -294,8 +294,18 @@ static __always_inline int protocol_has_ports(const struct packet *p)
 	return p->protocol == IPPROTO_TCP || p->protocol == IPPROTO_UDP;
 }
 
-/* Anything but TCP or UDP directly behind the IP header. A global function, opening its own cursor: the
- * verifier looks at it once, not once for every way in which its caller may have come here. */
+/* Anything but TCP or UDP directly behind the IP header. */
+static __always_inline enum verdict parse_behind_extensions(struct cursor *c, struct packet *p)
+{
+	if (p->family == 6 && parse_extensions(c, p))
+		return VERDICT_DROP_MALFORMED;
+	if (protocol_is_icmp(p))
+		return parse_icmp(c, p);
+	return protocol_has_ports(p) ? parse_ports(c, p) : VERDICT_NO_SERVICE;
+}
+
+/* A global function, opening its own cursor: the verifier looks at it once, not once for every way in which
+ * its caller may have come here. */
 __noinline int parse_uncommon(struct xdp_md *ctx, struct packet *p)
 {
 	struct cursor c = cursor_open(ctx);
@@ -304,11 +314,7 @@ __noinline int parse_uncommon(struct xdp_md *ctx, struct packet *p)
 		return VERDICT_DROP_MALFORMED;
 	cursor_skip(&c, p->link_length);
 	cursor_skip(&c, p->header_length);
-	if (p->family == 6 && parse_extensions(&c, p))
-		return VERDICT_DROP_MALFORMED;
-	if (protocol_is_icmp(p))
-		return parse_icmp(&c, p);
-	return protocol_has_ports(p) ? parse_ports(&c, p) : VERDICT_NO_SERVICE;
+	return parse_behind_extensions(&c, p);
 }
 
 /* Transport header of a packet whose destination is a VIP address. */

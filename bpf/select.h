@@ -15,9 +15,9 @@
 
 struct choice {
 	struct backend *backend;
-	__u32 id;       /* of the backend */
-	__u32 entropy;  /* the same for all packets of a flow */
-	__u32 created;  /* a new flow got an entry */
+	__u32 id;      /* of the backend */
+	__u32 entropy; /* the same for all packets of a flow */
+	__u32 created; /* a new flow got an entry */
 	enum rung rung;
 };
 
@@ -60,7 +60,8 @@ static __always_inline int record(struct flow_entry *entry, const struct flow *f
 	return flow_create(f, p, (__u64)LIFE_OPENING << 32 | backend);
 }
 
-static __always_inline enum verdict select_home(const struct vip *vip, const struct packet *p, struct choice *choice)
+static __always_inline enum verdict select_home(const struct vip *vip, const struct packet *p,
+						struct choice *choice)
 {
 	choice->id = home(vip, p);
 	if (!choice->id)
@@ -114,8 +115,8 @@ static __always_inline void fragment_remember(const struct packet *p, __u32 addr
 }
 
 /* A later fragment has no ports. It follows its first; without one, home, where the client alone decides. */
-static __always_inline enum verdict select_fragment(__u32 address_id, const struct vip *vip, const struct packet *p,
-						    struct choice *choice)
+static __always_inline enum verdict select_fragment(__u32 address_id, const struct vip *vip,
+						    const struct packet *p, struct choice *choice)
 {
 	struct flow_entry *entry;
 	struct flow flow;

@@ -102,7 +102,7 @@ class FlowTable:
 
     def _is_live(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:
         life = field(words, "LIFE")
-        is_flow = (life != Life.EMPTY) & (life != Life.FRAGMENT)
+        is_flow: NDArray[np.bool_] = (life != Life.EMPTY) & (life != Life.FRAGMENT)
         return is_flow & ~self._has_expired(words, tick)
 
     def _has_expired(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make` lists what there is. Everything installs what it needs by itself, pinned in requirements.lock.
+
+PYTHON := .venv/bin/python
+LIMPET := .venv/bin/limpet
+KERNELS ?= 6.1 6.12
+TESTS ?= tests
+ROUNDS ?= 15
+
+.DEFAULT_GOAL := help
+.PHONY: help setup bpf gen demo test test-kernels lab bench lint fmt clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/.ready bpf ## Install tools and packages, pinned; leaves .venv/bin/limpet
+
+.venv/.ready: requirements.lock pyproject.toml tools/setup.sh
+	@tools/setup.sh
+
+bpf: .venv/.ready ## Compile the data plane, if it is out of date
+	@$(PYTHON) tools/compile_bpf.py
+
+gen: bpf ## Write anew what is generated: abi.py, the configuration schema
+	@$(PYTHON) tools/gen_abi.py
+	@$(PYTHON) tools/gen_schema.py
+
+demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the lab up)
+	@$(LIMPET) lab demo $(if $(KEEP),--keep)
+
+test: setup lint ## All tests: unit, property, golden packets, kernel, lab
+	@$(PYTHON) -m pytest $(TESTS)
+
+test-kernels: setup ## Packet cases on stock Debian kernels, booted under qemu
+	@$(PYTHON) -m tools.kernels $(KERNELS)
+
+lab: setup ## Bring up a small network to try things in (then: .venv/bin/limpet lab status)
+	@$(LIMPET) lab up
+
+bench: setup ## Measure: packets, slot tables; tables on the terminal, bench/latest.json
+	@$(PYTHON) bench/packets.py --rounds $(ROUNDS)
+	@$(PYTHON) bench/slots.py
+
+lint: setup ## ruff, clang-format, codespell, mypy, and that generated files are current
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check --quiet
+	@.venv/bin/clang-format --dry-run --Werror bpf/*.[ch] bench/bpf/*.c
+	@.venv/bin/codespell
+	@.venv/bin/mypy --no-error-summary
+	@$(PYTHON) tools/gen_abi.py --check
+	@$(PYTHON) tools/gen_schema.py --check
+	@echo "lint: clean"
+
+fmt: setup ## Format Python and C
+	@.venv/bin/ruff check --fix --quiet
+	@.venv/bin/ruff format --quiet
+	@.venv/bin/clang-format -i bpf/*.[ch] bench/bpf/*.c
+
+clean: ## Remove what was built and installed here
+	rm -rf .venv src/limpet/datapath/*.bpf.o bench/bpf/*.bpf.o .cache
