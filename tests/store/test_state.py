@@ -129,11 +129,12 @@ def test_table_without_its_history_is_written_too(path: Path) -> None:
 
 
 def test_writer_beside_another_writer_leaves_no_stale_table(path: Path) -> None:
+    registry = numbered(0)
     with State(path) as one, State(path) as other:
-        one.save(numbered(0))
+        one.save(registry)
         other.save(numbered(3))  # the same pool id, another table
-        one.save(numbered(0))
-        assert other.load() == numbered(0)
+        one.save(registry)
+        assert other.load() == registry
 
 
 def test_saving_without_loading_first_removes_what_is_gone(path: Path) -> None:

@@ -125,7 +125,7 @@ def _targets(before: SlotTable, weight: Counts, key: int) -> Counts:
     owned = np.bincount(before.slots, minlength=BACKENDS_MAX)
     if ((down <= owned) & (owned <= up)).all():
         return owned
-    targets = np.clip(_owned_if_returned(before, weight, owned), down, up)
+    targets = np.clip(_owned_if_returned(before, weight, down, owned), down, up)
     missing = SLOTS - int(targets.sum())
     tie = _mix(np.arange(BACKENDS_MAX, dtype=np.uint64), key)
     if missing > 0:
@@ -137,7 +137,7 @@ def _targets(before: SlotTable, weight: Counts, key: int) -> Counts:
     return targets
 
 
-def _owned_if_returned(before: SlotTable, weight: Counts, owned: Counts) -> Counts:
+def _owned_if_returned(before: SlotTable, weight: Counts, down: Counts, owned: Counts) -> Counts:
     """What everybody would own if the changes that took away a returning backend were undone.
 
     Only the rounding follows it: so that a removal and a return give the very table of before.
@@ -149,7 +149,10 @@ def _owned_if_returned(before: SlotTable, weight: Counts, owned: Counts) -> Coun
     entries = np.flatnonzero(is_returning[before.former].ravel())
     last_left = np.zeros(BACKENDS_MAX, np.uint32)
     np.maximum.at(last_left, before.former.ravel()[entries], before.left.ravel()[entries])
-    undone = np.unique(last_left[is_returning])
+    undone = last_left[is_returning & (down > 0)]
+    if not undone.size:
+        # Owning nothing is exact for a share below one slot, so most of these were here all along.
+        undone = last_left.max(keepdims=True)
     slots = before.slots.copy()
     for level in reversed(range(HISTORY_DEPTH)):  # the latest owner is written last, and wins
         owner = before.former[level]
