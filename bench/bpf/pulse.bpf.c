@@ -65,7 +65,8 @@ int pulse(struct xdp_md *ctx)
 	flow = p->count++ * p->multiplier & p->mask;
 	address = data + (p->address_at & 127);
 	port = data + (p->port_at & 127);
-	if ((void *)(address + 1) > (void *)(long)ctx->data_end || (void *)(port + 1) > (void *)(long)ctx->data_end)
+	if ((void *)(address + 1) > (void *)(long)ctx->data_end ||
+	    (void *)(port + 1) > (void *)(long)ctx->data_end)
 		return XDP_ABORTED;
 	*address ^= swap32(flow >> 4);
 	*port ^= swap16(flow & 15);
