@@ -2,8 +2,8 @@
 """Two machines for tests: a client that encapsulates what it sends to the VIPs, and a backend.
 
 Traffic of the client's own sockets to a VIP goes into a TUN device, from where `Director` sends it
-on inside an outer header, as the XDP program of a director does. Replies come back directly over the
-veth pair. So the two sides speak with ordinary sockets, through the kernel's real stack.
+on inside an outer header, as the XDP program of a director does. Replies come back directly over
+the veth pair. So the two sides speak with ordinary sockets, through the kernel's real stack.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -46,15 +47,19 @@ class Pair:
             namespace.create(name)
             # Else the first packet waits until the link-local address is found to be unique.
             namespace.sysctl(name, {"ipv6.conf.default.accept_dad": "0"})
+        self.connect()
+
+    def connect(self) -> None:
+        """Make the link, and bring both ends up."""
         peer = {"ifname": VETH, "net_ns_fd": self.backend, "mtu": self.mtu}
         with namespace.netlink(self.client) as link:
             link.link("add", ifname=VETH, kind="veth", mtu=self.mtu, peer=peer)
         offload.prepare(self.client, VETH, polls=True)
         offload.prepare(self.backend, VETH, polls=False)
-        self._configure(self.client, CLIENT4, CLIENT6, BACKEND4, BACKEND6)
-        self._configure(self.backend, BACKEND4, BACKEND6, CLIENT4, CLIENT6)
+        self._configure(self.client, CLIENT4, CLIENT6)
+        self._configure(self.backend, BACKEND4, BACKEND6)
 
-    def _configure(self, name: str, own4: str, own6: str, other4: str, other6: str) -> None:
+    def _configure(self, name: str, own4: str, own6: str) -> None:
         with namespace.netlink(name) as link:
             index = link.link_lookup(ifname=VETH)[0]
             for each in (link.link_lookup(ifname="lo")[0], index):
@@ -64,6 +69,16 @@ class Pair:
 
     def inside(self, name: str) -> contextlib.AbstractContextManager[None]:
         return namespace.inside(name)
+
+    def addresses(self) -> set[str]:
+        """Of the backend, on any interface, but for link-local ones: they come when they like."""
+        with namespace.netlink(self.backend) as link:
+            found = {str(message.get_attr("IFA_ADDRESS")) for message in link.get_addr()}
+        return {address for address in found if not address.startswith("fe80:")}
+
+    def sysctl(self, key: str) -> str:
+        with self.inside(self.backend):
+            return Path("/proc/sys/net/ipv4/conf", key).read_text().strip()
 
     def remove(self) -> None:
         for name in (self.client, self.backend):
@@ -138,3 +153,25 @@ def listening(pair: Pair, vip: str, kind: socket.SocketKind) -> Iterator[socket.
 
 def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def calling(pair: Pair, vip: str, kind: socket.SocketKind) -> socket.socket:
+    """A socket of the client's, which has yet to connect to the VIP."""
+    with pair.inside(pair.client):
+        made = socket.socket(family_of(vip), kind)
+    made.settimeout(3)
+    return made
+
+
+def ask(client: socket.socket, server: socket.socket) -> bool:
+    """One datagram from the client to the VIP and back. TimeoutError if either is lost."""
+    client.send(b"question")
+    data, sender = server.recvfrom(100)
+    server.sendto(data + b" answered", sender)
+    return client.recv(100) == b"question answered"
+
+
+def ask_once(pair: Pair, server: socket.socket, vip: str) -> bool:
+    with calling(pair, vip, socket.SOCK_DGRAM) as client:
+        client.connect((vip, 7))
+        return ask(client, server)

@@ -171,7 +171,7 @@ def test_packet_meets_its_verdict(programs: Programs, case: Case) -> None:
 
 NOT_ECT, ECT1, ECT0, CE = range(4)
 # RFC 6040, figure 4: rows are the inner field, columns the outer one; None is a drop.
-JOINED = {
+JOINED: dict[int, dict[int, int | None]] = {
     NOT_ECT: {NOT_ECT: NOT_ECT, ECT0: NOT_ECT, ECT1: NOT_ECT, CE: None},
     ECT0: {NOT_ECT: ECT0, ECT0: ECT0, ECT1: ECT1, CE: CE},
     ECT1: {NOT_ECT: ECT1, ECT0: ECT1, ECT1: ECT1, CE: CE},

@@ -8,6 +8,7 @@ flowing, and the next start adopts them. `limpet agent down` is what takes thing
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import sdnotify
@@ -15,10 +16,9 @@ import structlog
 
 from limpet.agent import config, installation, state
 from limpet.agent.config import AgentConfig
+from limpet.agent.signals import Signals
 from limpet.agent.state import State
 from limpet.core.errors import Conflict, LimpetError, NotFound
-
-SIGNALS = {signal.SIGHUP, signal.SIGTERM, signal.SIGINT}
 
 log = structlog.get_logger("limpet.agent")
 
@@ -42,14 +42,12 @@ def run(path: Path) -> None:
     """Install, then wait for signals until told to end."""
     wanted = read(path)
     require_root()
-    # Blocked from here on, and only taken by sigwait: a signal never interrupts a change.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     notifier = sdnotify.SystemdNotifier()
-    with state.locked(wanted.name):
+    with state.locked(wanted.name), Signals() as signals:
         _log_applied("ready", installation.apply(wanted))
         notifier.notify(f"READY=1\nSTATUS=decapsulating on {wanted.interface}")
-        while signal.sigwait(SIGNALS) == signal.SIGHUP:
-            notifier.notify("RELOADING=1")
+        while signals.wait() == signal.SIGHUP:
+            notifier.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
             _reload(path, wanted.name)
             notifier.notify("READY=1")
         notifier.notify("STOPPING=1")

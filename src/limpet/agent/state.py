@@ -42,7 +42,7 @@ class State(BaseModel):
 
 
 def namespace() -> int:
-    return Path("/proc/self/ns/net").stat().st_ino
+    return Path("/proc/thread-self/ns/net").stat().st_ino
 
 
 def path(name: str) -> Path:
@@ -73,17 +73,30 @@ def forget(name: str) -> None:
 def locked(name: str) -> Iterator[None]:
     """Hold the agent's lock. Raises Conflict if another process does."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path(name).with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = path(name).with_suffix(".lock")
+    fd = _lock(file, name)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.pread(fd, 16, 0).decode().strip() or "unknown"
-            raise Conflict(
-                f"agent {name} is running (process {owner}); stop that process first"
-            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
+        if not path(name).exists():
+            file.unlink(missing_ok=True)  # nothing of this agent is left to guard
         os.close(fd)
+
+
+def _lock(file: Path, name: str) -> int:
+    while True:
+        fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(fd, 16, 0).decode().strip() or "unknown"
+            os.close(fd)
+            raise Conflict(
+                f"agent {name} is running (process {owner}); stop that process first"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(file.stat(), os.fstat(fd)):
+                return fd
+        os.close(fd)  # its owner has removed it meanwhile
