@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands about a configuration: check, plan, reload; and down, the end of it all."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from limpet.api.client import Client
+from limpet.api.interface import Json
+from limpet.core.errors import ConfigError, Unreachable
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: cannot read it: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"{file}: not UTF-8 at byte {error.start}") from error
+
+
+def _print(answer: Any, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    else:
+        typer.echo(answer["summary"])
+
+
+def check(file: Path, *, as_json: bool) -> None:
+    """Every problem in the file, then what of this machine does not fit it."""
+    from limpet.core.config import parse
+    from limpet.daemon.machine import warnings
+
+    try:
+        desired = parse(_read(file), str(file))
+    except ConfigError as error:
+        if as_json:
+            problems = [{"where": p.where, "why": p.why, "mend": p.mend} for p in error.problems]
+            typer.echo(json.dumps({"ok": False, "problems": problems, "warnings": []}, indent=2))
+            sys.exit(error.exit_status)
+        raise
+    found = warnings(desired)
+    if as_json:
+        typer.echo(json.dumps({"ok": True, "problems": [], "warnings": found}, indent=2))
+        return
+    for warning in found:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(
+        f"{file}: good. {len(desired.vips)} VIPs, {len(desired.pools)} pools, "
+        f"{len(desired.backends)} backends"
+    )
+
+
+def plan(file: Path, socket: Path | None, state: Path | None, *, as_json: bool) -> None:
+    """By the daemon; without one, by what it left in the kernel and in its state file."""
+    from limpet.core.config import parse
+
+    text = _read(file)
+    parse(text, str(file))  # problems name the file as it is called here
+    with contextlib.suppress(Unreachable):
+        _print(Client(socket).post("/v1/plan", text), as_json=as_json)
+        return
+    from limpet.daemon.offline import plan as plan_offline
+
+    typer.echo("no daemon answers; planned from the kernel and the state file", err=True)
+    _print(plan_offline(text, str(file), state), as_json=as_json)
+
+
+def reload(socket: Path | None, *, as_json: bool) -> None:
+    answer = Client(socket).post("/v1/reload")
+    if not as_json and answer["program_replaced"]:
+        typer.echo("the program was replaced, with new settings")
+    _print(answer, as_json=as_json)
+
+
+def down(name: str, socket: Path | None, *, as_json: bool) -> None:
+    from limpet.api.places import find_name, places
+    from limpet.daemon.down import down as take_down
+
+    where = places(name or find_name(), socket)
+    done = take_down(where)
+    answer: Json = {"director": where.name, "removed": done, "state": str(where.state_file)}
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+    elif done:
+        typer.echo(f"director {where.name} is out of the kernel")
+    else:
+        typer.echo(f"director {where.name} had nothing in the kernel")

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`limpet flows` and `limpet where`: single clients."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from limpet.api.client import Client
+from limpet.api.interface import Json
+
+COLUMNS = ("client", "client_port", "vip", "vip_port", "backend", "life", "idle_s")
+WIDTH = {"client": 39, "vip": 16, "backend": 16, "life": 11}
+RUNGS = {
+    "table": "its live flows are in the connection table",
+    "home": "a new flow goes to the home of its slot",
+}
+
+
+def flows(query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
+    """Printed as they come, so that a million need no memory here."""
+    lines = Client(socket).lines("/v1/flows", **query)
+    total = next(lines)["total"]
+    if query["count"]:
+        typer.echo(json.dumps({"total": total}) if as_json else total)
+    elif as_json:
+        _print_json(total, lines)
+    else:
+        _print_rows(total, lines)
+
+
+def _print_json(total: int, lines: Iterator[Json]) -> None:
+    write = typer.get_text_stream("stdout").write
+    write(f'{{"total": {total}, "flows": [')
+    for place, flow in enumerate(lines):
+        write((",\n" if place else "\n") + json.dumps(flow))
+    write("\n]}\n")
+
+
+def _print_rows(total: int, lines: Iterator[Json]) -> None:
+    write = typer.get_text_stream("stdout").write
+    write(_row(dict(zip(COLUMNS, COLUMNS, strict=True))))
+    shown = 0
+    for flow in lines:
+        write(_row(flow))
+        shown += 1
+    if shown < total:
+        typer.echo(f"{shown} of {total} flows; --limit 0 shows all", err=True)
+
+
+def _row(flow: Mapping[str, Any]) -> str:
+    cells = (f"{flow[name]!s:<{WIDTH.get(name, 11)}}" for name in COLUMNS)
+    return "  ".join(cells).rstrip() + "\n"
+
+
+def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
+    answer = Client(socket).get("/v1/where", **question)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    if answer["backend"]:
+        typer.echo(f"{answer['client']} -> {answer['vip']}: {_backend(answer)}")
+        typer.echo(f"  rung {answer['rung']}: {RUNGS[answer['rung']]}")
+    else:
+        typer.echo(f"{answer['client']} -> {answer['vip']}: {_undecided(answer)}")
+    if answer["slot"] is not None:
+        typer.echo(f"  slot {answer['slot']}, home {answer['home'] or 'nobody'}")
+    for flow in answer["flows"]:
+        typer.echo(
+            f"  port {flow['client_port']} -> {flow['vip_port']}: {flow['backend']}, "
+            f"{flow['life']}, idle {flow['idle_s']} s"
+        )
+
+
+def _backend(answer: Json) -> str:
+    return f"{answer['backend']} ({answer['address']})" if answer["address"] else answer["backend"]
+
+
+def _undecided(answer: Json) -> str:
+    if answer["flows"]:
+        return "its flows are at several backends"
+    if answer["slot"] is None:
+        return "depends on the ports: say --port and --client-port"
+    return "nobody: no backend is eligible"

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`limpet`: the commands, and how errors end them.
+
+Only options are here. What a command does is imported when it runs, because `limpet --help` has to
+be there at once, and a client needs neither numpy nor fastapi.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.core import TyperGroup
+
+from limpet.core.errors import LimpetError
+
+SUB_APPS = {"agent": "limpet.cli.agent", "lab": "limpet.cli.lab"}  # modules with an `app`
+
+
+class Commands(TyperGroup):
+    """Imports a sub-app only when it is asked for, or listed."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override] # vendored click
+        return sorted([*super().list_commands(ctx), *SUB_APPS])
+
+    def get_command(self, ctx: typer.Context, cmd_name: str):  # type: ignore[no-untyped-def, override] # vendored click
+        module = SUB_APPS.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        command = typer.main.get_command(importlib.import_module(module).app)
+        command.name = cmd_name
+        return command
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="A Layer-4 anycast load balancer that never loses a session.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file.")]
+Socket = Annotated[
+    Path | None,
+    typer.Option("--socket", envvar="LIMPET_SOCKET", help="Socket of the daemon.", metavar="PATH"),
+]
+StateFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        envvar="LIMPET_STATE",
+        help="Folder of the state file [default: /var/lib/limpet/NAME].",
+        metavar="DIR",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65_535)]
+
+
+@app.command()
+def run(file: ConfigFile, socket: Socket = None, state: StateFolder = None) -> None:
+    """Run the director's daemon in the foreground."""
+    from limpet.daemon.daemon import Options
+    from limpet.daemon.daemon import run as run_daemon
+
+    run_daemon(Options(file, socket, state))
+
+
+@app.command()
+def check(file: ConfigFile, as_json: AsJson = False) -> None:
+    """Check a configuration file; warn of what this machine lacks for it."""
+    from limpet.cli import change
+
+    change.check(file, as_json=as_json)
+
+
+@app.command()
+def plan(
+    file: ConfigFile, socket: Socket = None, state: StateFolder = None, as_json: AsJson = False
+) -> None:
+    """Show what a configuration file would change, without changing it."""
+    from limpet.cli import change
+
+    change.plan(file, socket, state, as_json=as_json)
+
+
+@app.command("reload")
+def reload_(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Let the daemon read its configuration file again."""
+    from limpet.cli import change
+
+    change.reload(socket, as_json=as_json)
+
+
+@app.command()
+def down(
+    name: Annotated[
+        str | None, typer.Argument(help="The director [default: the only one].")
+    ] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop forwarding: end the daemon, detach and forget everything in the kernel."""
+    from limpet.cli import change
+
+    change.down(name, socket, as_json=as_json)
+
+
+@app.command()
+def show(
+    what: Annotated[
+        str, typer.Argument(metavar="[vips|pools|backends|counters]", help="Only this.")
+    ] = "",
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show VIPs, pools, backends, flows, rates and counters."""
+    from limpet.cli import show
+
+    show.show(what, socket, as_json=as_json)
+
+
+@app.command()
+def where(
+    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Address of the client.")],
+    vip: Annotated[str, typer.Argument(metavar="VIP", help="Name or address of the VIP.")],
+    port: Port = None,
+    client_port: Port = None,
+    protocol: Annotated[str | None, typer.Option(help="tcp or udp.")] = None,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """To which backend a client's packets go, and why."""
+    from limpet.cli import flows
+
+    question = {
+        "client": client,
+        "vip": vip,
+        "vip_port": port,
+        "client_port": client_port,
+        "protocol": protocol,
+    }
+    flows.where(question, socket, as_json=as_json)
+
+
+@app.command("flows")
+def flows_(
+    vip: Annotated[str, typer.Option(help="Only of this VIP, by name or address.")] = "",
+    backend: Annotated[str, typer.Option(help="Only to this backend, by name or address.")] = "",
+    client: Annotated[str, typer.Option(help="Only of this client address.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 100,
+    count: Annotated[bool, typer.Option("--count", help="Only how many there are.")] = False,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """List live flows of the connection table."""
+    from limpet.cli import flows
+
+    query = {"vip": vip, "backend": backend, "client": client, "limit": limit, "count": count}
+    flows.flows(query, socket, as_json=as_json)
+
+
+@app.command()
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one screen and end.")] = False,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Watch VIPs, backends and counters, once a second."""
+    from limpet.cli import top
+
+    top.top(socket, once=once, as_json=as_json)
+
+
+@app.command()
+def version(as_json: AsJson = False) -> None:
+    """Print the version."""
+    import json
+
+    from limpet import __version__
+
+    typer.echo(json.dumps({"version": __version__}) if as_json else f"limpet {__version__}")
+
+
+def main() -> None:
+    """Entry point. An error that limpet raises on purpose ends with its own exit status."""
+    try:
+        app()
+    except LimpetError as error:
+        typer.echo(f"limpet: {error}", err=True)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:  # the reader of our output has gone, as in `limpet flows | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offline: plans without a daemon, from what the last one left in the kernel and its state file.
+
+Next hops are left out on both sides, so that only what people decide is compared. Writes nothing.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from limpet.api.interface import Json
+from limpet.api.places import Places, places
+from limpet.core.config import parse
+from limpet.core.model import Desired, Image
+from limpet.core.plan import plan as plan_image
+from limpet.core.registry import Registry
+from limpet.core.summary import summary
+from limpet.daemon.answer import said
+from limpet.daemon.reconcile import KEY_BYTES
+from limpet.datapath.kernel import Kernel, Sizes
+from limpet.store.state import State
+
+
+def plan(text: str, source: str, state: Path | None) -> Json:
+    """What the file would change, as the daemon's plan says it."""
+    desired = parse(text, source)
+    where = places(desired.director.name, state=state)
+    desired, registry = _remembered(desired, where)
+    following, image = plan_image(desired, registry, {}, None)
+    return said(summary(_observed(where), image, registry, following))
+
+
+def _remembered(desired: Desired, where: Places) -> tuple[Desired, Registry]:
+    if not where.state_file.exists():
+        return desired, Registry()
+    with State(where.state_file) as state:
+        registry = state.load()
+        if not desired.director.slot_key:
+            key = state.secret("slot_key", KEY_BYTES)
+            desired = replace(desired, director=replace(desired.director, slot_key=key))
+    return desired, registry
+
+
+def _observed(where: Places) -> Image:
+    if not (where.pins / "maps").exists():
+        return Image()
+    kernel = Kernel.open(where.pins, Sizes(1, 1))
+    try:
+        held = kernel.observe()
+    finally:
+        kernel.close()
+    return replace(held, backends=tuple(replace(row, next_hop=None) for row in held.backends))

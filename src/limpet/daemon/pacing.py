@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pacing: when the reconcile pass runs. Wake-ups coalesce; a full pass runs on a timer.
+
+The passes, and everything that they own (netlink, state file, writes to the kernel), live in one
+thread of their own, so that a long pass stalls neither the API nor the watchdog, and two never
+overlap. A reload is a wake-up that brings new desired state and waits for the answer; if it is
+refused, the old desired state stays. A pass that fails is repeated, ever more seldom.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from limpet.core.errors import LimpetError
+from limpet.core.model import Desired
+from limpet.daemon.reconcile import Outcome, Reconciler
+
+COALESCE_S = 0.05  # events come in bursts
+FULL_S = 30.0
+RETRY_S, RETRY_MAX_S = 0.5, 30.0
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+@dataclass
+class Record:
+    """What became of the passes; for status and metrics."""
+
+    done: int = 0
+    failed: int = 0
+    error: str = ""  # of the last pass; empty: it was good
+    duration_s: float = 0.0
+    succeeded_at: float = 0.0  # Unix time
+    retry_s: float = field(default=RETRY_S, repr=False)
+
+
+class Pacing:
+    """The reconcile task."""
+
+    def __init__(self, thread: ThreadPoolExecutor, reconciler: Reconciler) -> None:
+        self._thread, self._reconciler = thread, reconciler
+        self._woken = asyncio.Event()
+        self._routes_changed = False
+        self._reload: tuple[Desired, asyncio.Future[Outcome]] | None = None
+        self._one_reload = asyncio.Lock()
+        self.record = Record()
+
+    def wake(self, routes: bool) -> None:
+        """Facts changed; `routes`: not only a neighbour."""
+        self._routes_changed |= routes
+        self._woken.set()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """Run something in the thread of the passes, between two of them."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    async def submit(self, desired: Desired) -> Outcome:
+        """Bring new desired state into the kernel. Raises, and changes nothing, if refused."""
+        async with self._one_reload:
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            self._reload = desired, answer
+            self._woken.set()
+            return await answer
+
+    async def start(self, desired: Desired) -> Outcome:
+        """The first pass. Its errors are the caller's."""
+        return self._note(await self.call(lambda: self._reconciler.start(desired)))
+
+    async def run(self) -> None:
+        """Passes, until cancelled."""
+        next_full = time.monotonic() + FULL_S
+        while True:
+            is_full = await self._wait(next_full)
+            if is_full:
+                next_full = time.monotonic() + FULL_S
+            await self._reload_pass() if self._reload else await self._pass(is_full)
+
+    async def _wait(self, next_full: float) -> bool:
+        """Until something is to be done; True if that is the full pass."""
+        due = next_full - time.monotonic()
+        if self.record.error:
+            due = min(due, self.record.retry_s)
+        try:
+            await asyncio.wait_for(self._woken.wait(), max(due, 0))
+        except TimeoutError:
+            return time.monotonic() >= next_full
+        if self._reload is None:
+            await asyncio.sleep(COALESCE_S)
+        self._woken.clear()
+        return False
+
+    async def _pass(self, is_full: bool) -> None:
+        forget, self._routes_changed = self._routes_changed or is_full, False
+        try:
+            outcome = await self.call(lambda: self._plain_pass(forget, is_full))
+        except LimpetError as error:
+            self._note_failure(error)
+        else:
+            self._note(outcome)
+            if outcome.writes or outcome.program_loaded:
+                log.info("reconciled", writes=outcome.writes, duration_ms=_ms(outcome))
+
+    def _plain_pass(self, forget_routes: bool, is_full: bool) -> Outcome:
+        now = self._reconciler.now
+        assert now is not None, "start comes first"
+        if forget_routes:
+            self._reconciler.next_hops.forget_routes()
+        if is_full:
+            self._reconciler.next_hops.probe()
+        return self._reconciler.run(now.desired, prune=is_full)
+
+    async def _reload_pass(self) -> None:
+        assert self._reload is not None
+        (desired, answer), self._reload = self._reload, None
+        try:
+            outcome = await self.call(lambda: self._reconciler.run(desired, prune=False))
+        except Exception as error:  # the one who asked has to hear of it, whatever it is
+            _answer(answer, error)
+        else:
+            self._note(outcome)
+            _answer(answer, outcome)
+
+    def _note(self, outcome: Outcome) -> Outcome:
+        record = self.record
+        record.done += 1
+        record.error, record.retry_s = "", RETRY_S
+        record.duration_s, record.succeeded_at = outcome.duration_s, time.time()
+        return outcome
+
+    def _note_failure(self, error: LimpetError) -> None:
+        record = self.record
+        record.failed += 1
+        record.retry_s = min(2 * record.retry_s, RETRY_MAX_S) if record.error else RETRY_S
+        record.error = str(error)
+        log.error("reconcile failed; the kernel keeps what it has", error=str(error))
+
+
+def _answer(answer: asyncio.Future[Outcome], what: Outcome | Exception) -> None:
+    if answer.done():
+        return  # whoever asked has gone
+    if isinstance(what, Exception):
+        answer.set_exception(what)
+    else:
+        answer.set_result(what)
+
+
+def _ms(outcome: Outcome) -> float:
+    return round(outcome.duration_s * 1e3, 1)

@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reconcile: one pass from what is desired to what the kernel holds. Nothing else writes it.
+
+A pass reads the facts (links, routes, neighbours, on a full pass also which backends live flows
+name), plans, and writes the difference to what it observes. The first pass after a start, a
+reload, a new neighbour and the repair of drift are the same pass.
+
+The order is what makes it safe. All that can be refused is refused before anything is written. The
+registry is on the disk before the kernel means anything by its ids. Maps are filled before the
+program is attached for the first time; on a restart it is attached already, and swapped.
+
+Used by one thread; `now` is a value that others may read at any time. Not here: when a pass runs
+(daemon/pacing.py).
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import structlog
+
+from limpet.core.diff import Changes, diff
+from limpet.core.errors import Conflict
+from limpet.core.model import Address, BackendId, Desired, Encapsulation, Image, NextHop, XdpMode
+from limpet.core.plan import addresses, plan
+from limpet.core.registry import Registry
+from limpet.core.summary import Summary, summary
+from limpet.daemon import links as links_of
+from limpet.daemon.links import Link, Links
+from limpet.daemon.nexthop import UNKNOWN, NextHops
+from limpet.datapath import clock, settings
+from limpet.datapath.kernel import Kernel
+from limpet.datapath.settings import Machine
+from limpet.store.state import State
+
+KEY_BYTES = 16
+RESOLVE_WAIT_S = 0.5  # at start, for neighbours to answer: until then packets take the slow way
+RESOLVE_POLL_S = 0.02
+NO_DOWN = "run `limpet down` first; that ends the flows it knows"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """What the last good pass reached. Read by everybody, replaced as a whole."""
+
+    desired: Desired
+    registry: Registry
+    image: Image
+    machine: Machine
+    links: Links
+    gateways: Mapping[Address, Address | None]
+    missing: tuple[str, ...]  # wanted interfaces that do not exist
+    flow_buckets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass did."""
+
+    summary: Summary
+    writes: int  # rows put or removed
+    program_loaded: bool
+    duration_s: float
+
+
+class Reconciler:
+    """One director's desired state, and its kernel."""
+
+    def __init__(self, kernel: Kernel, state: State, next_hops: NextHops) -> None:
+        self._kernel, self._state = kernel, state
+        self.next_hops = next_hops
+        self._registry = state.load()
+        self._flow_key = state.secret("flow_key", KEY_BYTES)
+        self._loaded: bytes | None = None  # constants of the program
+        self.now: Now | None = None
+
+    def complete(self, desired: Desired) -> Desired:
+        """With the slot key that was made on the first start, where the file has none."""
+        if desired.director.slot_key:
+            return desired
+        key = self._state.secret("slot_key", KEY_BYTES)
+        return replace(desired, director=replace(desired.director, slot_key=key))
+
+    def check(self, desired: Desired) -> None:
+        """Raises Conflict for what cannot be brought into the kernel that is there."""
+        sizes = self._kernel.adopted()
+        if sizes is None:
+            return
+        if self.now is not None:
+            _check_live(self.now.desired, desired)
+        if len(desired.pools) > sizes.pools:
+            raise Conflict(
+                f"{len(desired.pools)} pools, but the kernel has memory for {sizes.pools}: raise "
+                f"director.pools_max and {NO_DOWN}"
+            )
+
+    def start(self, desired: Desired) -> Outcome:
+        """The first pass: adopts what is there, and gives neighbours a moment to answer."""
+        desired = self.complete(desired)
+        self._check_adopted(desired)
+        links = links_of.read(self.next_hops.netlink)
+        self._check_interfaces(desired, links)
+        wanted = addresses(desired, self._registry)
+        deadline = time.monotonic() + RESOLVE_WAIT_S
+        while time.monotonic() < deadline:
+            hops = self.next_hops.resolve(wanted, links, _attached(desired, links))
+            if all(hop.ifindex for hop in hops.values()):
+                break
+            time.sleep(RESOLVE_POLL_S)
+        return self.run(desired, prune=False)
+
+    def preview(self, desired: Desired) -> Summary:
+        """What a pass would change, without changing anything."""
+        desired = self.complete(desired)
+        self.check(desired)
+        hops = self._hops(desired, links_of.read(self.next_hops.netlink))
+        registry, image = plan(desired, self._registry, hops, None)
+        return summary(self._kernel.observe(), image, self._registry, registry)
+
+    def run(self, desired: Desired, *, prune: bool) -> Outcome:
+        """One pass. Raises before it has written anything if `desired` cannot be done.
+
+        `prune`: let go of removed backends that no live flow names. Only where the slot tables
+        were the same in the pass before: else a flow may yet begin that the scan has not seen.
+        """
+        began = time.monotonic()
+        desired = self.complete(desired)
+        self.check(desired)
+        links = links_of.read(self.next_hops.netlink)
+        self._check_interfaces(desired, links)
+        hops = self._hops(desired, links)
+        is_same = self.now is not None and self.now.desired == desired
+        referenced = self._referenced() if prune and is_same else None
+        registry, image = plan(desired, self._registry, hops, referenced)
+        machine = self._machine(desired, links)
+        loaded = self._load(desired, machine)
+        before = self._kernel.observe()
+        said = summary(before, image, self._registry, registry)
+        self._save(registry)
+        changes = diff(before, image)
+        self._kernel.apply(changes)
+        self._attach(desired, links)
+        self.now = self._reached(desired, image, machine)
+        return Outcome(said, _count(changes), loaded, time.monotonic() - began)
+
+    # --- Checks ---------------------------------------------------------------------------------
+
+    def _check_interfaces(self, desired: Desired, links: Links) -> None:
+        known = links_of.by_name(links)
+        if not any(name in known for name in desired.director.interfaces):
+            raise Conflict(
+                f"director.interfaces: there is no {', '.join(desired.director.interfaces)}; "
+                f"this machine has {', '.join(known)}"
+            )
+
+    def _check_adopted(self, desired: Desired) -> None:
+        """Whether the state file and the kernel mean the same by their ids."""
+        sizes = self._kernel.adopted()
+        if sizes is None:
+            return
+        buckets = settings.buckets(desired.director.flows_max)
+        if sizes.buckets != buckets:
+            log.warning(
+                "director.flows_max was changed, but the connection table keeps its size until "
+                "`limpet down`",
+                entries=sizes.buckets * settings.WAYS,
+                wanted_entries=buckets * settings.WAYS,
+            )
+        known: set[tuple[object, ...]] = {
+            (b.id, b.address)
+            for b in (
+                *self._registry.backends.values(),
+                *self._registry.lingering,
+                *self._registry.known_backends,
+            )
+        }
+        known |= {
+            (v.id, v.key) for v in (*self._registry.vips.values(), *self._registry.known_vips)
+        }
+        held = self._kernel.observe()
+        found: set[tuple[object, ...]] = {(b.id, b.address) for b in held.backends}
+        found |= {(v.id, (v.address, v.protocol, v.port)) for v in held.vips}
+        if found - known:
+            raise Conflict(
+                f"{self._state.path} does not know what the kernel forwards by (was it deleted, or "
+                "is it another director's?): live flows would reach wrong backends. Restore it, "
+                f"or {NO_DOWN}"
+            )
+
+    # --- Facts ----------------------------------------------------------------------------------
+
+    def _hops(self, desired: Desired, links: Links) -> dict[Address, NextHop]:
+        wanted = addresses(desired, self._registry)
+        hops = self.next_hops.resolve(wanted, links, _attached(desired, links))
+        for backend in desired.backends:
+            is_l2 = backend.encapsulation is Encapsulation.L2
+            hop = hops.get(backend.address)
+            if is_l2 and hop is not None and not self.next_hops.is_on_link(backend.address):
+                # Sent to a router, the packet would come straight back to us.
+                hops[backend.address] = NextHop(0, UNKNOWN, UNKNOWN, hop.mtu)
+                log.error(
+                    "backend with encapsulation l2 is behind a router, not on our segment; its "
+                    "packets are dropped",
+                    backend=backend.name,
+                )
+        return hops
+
+    def _referenced(self) -> frozenset[BackendId] | None:
+        if not self._registry.lingering or self._loaded is None:
+            return frozenset()
+        named = self._kernel.flows().backends(self._kernel.tick())
+        return frozenset(BackendId(number) for number in named)
+
+    def _machine(self, desired: Desired, links: Links) -> Machine:
+        director = desired.director
+        icmp4, icmp6 = links_of.sources(self.next_hops.netlink, links, director.interfaces)
+        ours = [link for link in links.values() if link.name in director.interfaces]
+        return Machine(
+            hz=clock.hz(),
+            slot_key=director.slot_key,
+            flow_key=self._flow_key,
+            icmp_source4=icmp4,
+            icmp_source6=icmp6,
+            # XDP_TX on a veth reaches only a peer with an XDP program of its own.
+            redirect_always=any(link.kind == "veth" for link in ours),
+        )
+
+    # --- Writes ---------------------------------------------------------------------------------
+
+    def _load(self, desired: Desired, machine: Machine) -> bool:
+        wanted = settings.encode(desired.director, machine)
+        if self._loaded == wanted.tobytes():
+            return False
+        self._kernel.load(wanted)
+        self._loaded = wanted.tobytes()
+        log.info("program loaded", tag=self._kernel.program_tag())
+        return True
+
+    def _save(self, registry: Registry) -> None:
+        if registry != self._registry:
+            self._state.save(registry)
+        self._registry = registry
+
+    def _attach(self, desired: Desired, links: Links) -> None:
+        mode, known = desired.director.xdp, links_of.by_name(links)
+        wanted = desired.director.interfaces
+        held = {a.interface: a.ifindex for a in self._kernel.attachments()}
+        for interface in held.keys() - set(wanted):
+            self._kernel.detach(interface)
+            log.info("detached", interface=interface)
+        for interface in wanted:
+            link = known.get(interface)
+            if link is None:
+                continue
+            if held.get(interface) == link.index and _is_other_mode(link, mode):
+                self._kernel.detach(interface)
+                held.pop(interface)
+            if held.get(interface) != link.index:
+                self._kernel.attach(interface, link.index, mode)
+                log.info("attached", interface=interface, ifindex=link.index)
+
+    def _reached(self, desired: Desired, image: Image, machine: Machine) -> Now:
+        links = links_of.read(self.next_hops.netlink)
+        known = links_of.by_name(links)
+        sizes = self._kernel.adopted()
+        return Now(
+            desired=desired,
+            registry=self._registry,
+            image=image,
+            machine=machine,
+            links=links,
+            gateways={row.address: self.next_hops.gateway(row.address) for row in image.backends},
+            missing=tuple(name for name in desired.director.interfaces if name not in known),
+            flow_buckets=sizes.buckets if sizes else 0,
+        )
+
+
+def _check_live(before: Desired, after: Desired) -> None:
+    """What only a fresh start can change."""
+    old, new = before.director, after.director
+    if old.name != new.name:
+        raise Conflict(
+            f"director.name cannot change from {old.name!r} to {new.name!r} while it runs: "
+            f"{NO_DOWN}"
+        )
+    for key in ("flows_max", "pools_max"):
+        if getattr(old, key) != getattr(new, key):
+            raise Conflict(
+                f"director.{key} cannot change from {getattr(old, key)} to {getattr(new, key)} "
+                f"while flows are kept: {NO_DOWN}"
+            )
+
+
+def _attached(desired: Desired, links: Links) -> frozenset[int]:
+    return frozenset(i.index for i in links.values() if i.name in desired.director.interfaces)
+
+
+def _is_other_mode(link: Link, wanted: XdpMode) -> bool:
+    """Whether the program runs there in a mode that is not wanted any more."""
+    return wanted is not XdpMode.AUTO and bool(link.xdp) and link.xdp != wanted
+
+
+def _count(changes: Changes) -> int:
+    rows = (changes.backends_put, changes.pools_put, changes.pools_removed)
+    count = sum(map(len, rows)) + len(changes.backends_removed)
+    return count + (0 if changes.vips is None else len(changes.vips))

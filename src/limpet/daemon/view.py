@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""View: what a director is and does, as the JSON that API and commands show. Reads, never writes.
+
+Keys are the words of the product, units last; rates are of the last second. A value that does not
+apply is null. docs/operate/director.md lists the keys.
+"""
+
+import socket
+from collections.abc import Iterator
+from ipaddress import ip_address
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpet.api.interface import FlowPage, FlowQuery, Json
+from limpet.core import hash
+from limpet.core.errors import NotFound
+from limpet.core.model import SLOTS, BackendRow, PoolRow, Vip
+from limpet.core.registry import KnownBackend, Registry
+from limpet.core.slots import shares
+from limpet.daemon.links import by_name
+from limpet.daemon.reconcile import Now
+from limpet.daemon.sampler import Rates
+from limpet.datapath import settings
+from limpet.datapath.abi import MEANINGS, Life
+from limpet.datapath.counters import Counters
+from limpet.datapath.flows import Census, Wanted
+from limpet.datapath.kernel import Kernel
+
+BATCH = 4_096
+LIVES = {int(life): life.name.lower() for life in Life}
+KINDS = {"verdicts": "verdict", "rungs": "rung", "events": "event"}
+__all__ = [
+    "Census",
+    "attachments",
+    "backends",
+    "counters",
+    "flow_page",
+    "occupancy",
+    "pools",
+    "vips",
+]
+
+
+def attachments(now: Now) -> list[Json]:
+    """The interfaces that the file names, and how the program runs there."""
+    known = by_name(now.links)
+    found = []
+    for name in now.desired.director.interfaces:
+        link = known.get(name)
+        found.append(
+            {
+                "interface": name,
+                "ifindex": link.index if link else None,
+                "mode": link.xdp if link else "",
+                "state": "missing" if link is None else "up" if link.is_up else "down",
+            }
+        )
+    return found
+
+
+def occupancy(census: Census) -> Json:
+    """The connection table as a whole."""
+    used = sum(census.lives.values())
+    return {
+        "live": census.total,
+        "entries": census.entries,
+        "used": used,
+        "used_percent": round(100 * used / census.entries, 2),
+        "by_life": census.lives,
+    }
+
+
+def vips(now: Now, census: Census, rates: Rates) -> list[Json]:
+    """VIPs in the order of the file."""
+    return [_vip(vip, now.registry, census, rates) for vip in now.desired.vips]
+
+
+def _vip(vip: Vip, registry: Registry, census: Census, rates: Rates) -> Json:
+    number = registry.vips[(vip.address, vip.protocol, vip.port)].id
+    stats = rates.after.vips[number]
+    return {
+        "name": vip.name,
+        "id": number,
+        "address": str(vip.address),
+        "protocol": str(vip.protocol),
+        "port": vip.port,
+        "pool": vip.pool,
+        "affinity": str(vip.affinity),
+        "flows": int(census.vips[number]),
+        "flows_created": int(stats["flows"]),
+        "packets": int(stats["packets"]),
+        "bytes": int(stats["bytes"]),
+        "dropped": int(stats["dropped"]),
+        "packets_per_s": round(rates.per_s("vips", number, "packets"), 1),
+        "bits_per_s": round(8 * rates.per_s("vips", number, "bytes"), 1),
+    }
+
+
+def pools(now: Now) -> list[Json]:
+    """Pools in the order of the file."""
+    rows = {row.id: row for row in now.image.pools}
+    found = []
+    for pool in now.desired.pools:
+        row = rows[now.registry.pools[pool.name]]
+        found.append(
+            {
+                "name": pool.name,
+                "id": row.id,
+                "generation": row.generation,
+                "digest": row.digest,
+                "vips": [vip.name for vip in now.desired.vips if vip.pool == pool.name],
+                "backends": _members(row, pool.weights, now.registry),
+            }
+        )
+    return found
+
+
+def _members(row: PoolRow, weights: object, registry: Registry) -> list[Json]:
+    assert hasattr(weights, "items")
+    owned = shares(row.slots)
+    found = []
+    for name, weight in weights.items():
+        slots = owned.get(registry.backends[name].id, 0)
+        percent = round(100 * slots / SLOTS, 3)
+        found.append({"name": name, "weight": weight, "slots": slots, "share_percent": percent})
+    return found
+
+
+def backends(now: Now, census: Census, rates: Rates) -> list[Json]:
+    """Backends in the order of the file, then those that linger for their flows."""
+    rows = {row.id: row for row in now.image.backends}
+    members: dict[str, list[Json]] = {}
+    for pool in pools(now):
+        for member in pool["backends"]:
+            share = {key: member[key] for key in ("weight", "slots", "share_percent")}
+            members.setdefault(member["name"], []).append({"pool": pool["name"], **share})
+    known = [now.registry.backends[backend.name] for backend in now.desired.backends]
+    found = []
+    for backend in (*known, *now.registry.lingering):
+        row = rows.get(backend.id)
+        is_active = backend.name in now.registry.backends and backend in known
+        found.append(
+            {
+                **_backend(backend, census, rates),
+                "state": "active" if is_active else "lingering",
+                "pools": members.get(backend.name, []) if is_active else [],
+                "next_hop": _next_hop(now, row),
+            }
+        )
+    return found
+
+
+def _backend(backend: KnownBackend, census: Census, rates: Rates) -> Json:
+    stats = rates.after.backends[backend.id]
+    return {
+        "name": backend.name,
+        "id": backend.id,
+        "address": str(backend.address),
+        "encapsulation": str(backend.encapsulation),
+        "flows": int(census.backends[backend.id]),
+        "flows_created": int(stats["flows"]),
+        "packets": int(stats["packets"]),
+        "bytes": int(stats["bytes"]),
+        "packets_per_s": round(rates.per_s("backends", backend.id, "packets"), 1),
+        "bits_per_s": round(8 * rates.per_s("backends", backend.id, "bytes"), 1),
+    }
+
+
+def _next_hop(now: Now, row: BackendRow | None) -> Json:
+    if row is None or row.next_hop is None:
+        return {"state": "no route", "interface": None, "mac": None, "mtu": None, "gateway": None}
+    hop, gateway = row.next_hop, now.gateways.get(row.address)
+    link = now.links.get(hop.ifindex)
+    return {
+        "state": "resolved" if hop.ifindex else "via kernel",
+        "interface": link.name if link else None,
+        "mac": hop.mac.hex(":") if hop.ifindex else None,
+        "mtu": hop.mtu,
+        "gateway": str(gateway) if gateway else None,
+    }
+
+
+def counters(read: Counters) -> Json:
+    """Verdicts, rungs and events with what each means and what to feel about it."""
+    return {
+        kind: [
+            {
+                "name": name,
+                "value": value,
+                "meaning": MEANINGS[section][name.upper()][0],
+                "severity": MEANINGS[section][name.upper()][1],
+            }
+            for name, value in getattr(read, kind).items()
+        ]
+        for kind, section in KINDS.items()
+    }
+
+
+# --- Flows -------------------------------------------------------------------------------------
+
+
+def flow_page(now: Now, kernel: Kernel, query: FlowQuery) -> FlowPage:
+    """Flows that match, decoded by numpy; text is made in batches, while it is sent."""
+    found = select(now, kernel, query)
+    shown = found[: query.limit] if query.limit else found
+    return FlowPage(len(found), _batches(now, shown))
+
+
+def select(now: Now, kernel: Kernel, query: FlowQuery) -> NDArray[np.void]:
+    """FLOW records of a query; NotFound for names that nobody has."""
+    client = None
+    if query.client:
+        try:
+            client = hash.words(ip_address(query.client))
+        except ValueError as error:
+            raise NotFound(f"client: {error}") from None
+    vips = vip_ids(now, query.vip) if query.vip else [None]
+    backend = backend_id(now, query.backend) if query.backend else None
+    table, tick = kernel.flows(), kernel.tick()
+    parts = [table.decode(tick, Wanted(vip, backend, client)) for vip in vips]
+    return np.concatenate(parts)
+
+
+def vip_ids(now: Now, text: str) -> list[int | None]:
+    """Ids of the VIP of that name, or of all at that address."""
+    everyone = (*now.registry.vips.values(), *now.registry.known_vips)
+    found: list[int | None] = [v.id for v in everyone if text in (v.name, str(v.address))]
+    if not found:
+        names = ", ".join(vip.name for vip in now.desired.vips) or "none"
+        raise NotFound(f"there is no VIP {text!r}; VIPs: {names}")
+    return found
+
+
+def backend_id(now: Now, text: str) -> int:
+    """Id of the backend of that name or address."""
+    names = now.registry.backend_names()
+    known = (*now.registry.backends.values(), *now.registry.lingering)
+    for backend in (*known, *now.registry.known_backends):
+        if text in (names[backend.id], str(backend.address)):
+            return backend.id
+    have = ", ".join(sorted(now.registry.backends)) or "none"
+    raise NotFound(f"there is no backend {text!r}; backends: {have}")
+
+
+def _batches(now: Now, flows: NDArray[np.void]) -> Iterator[list[Json]]:
+    for start in range(0, len(flows), BATCH):
+        yield flow_rows(now, flows[start : start + BATCH])
+
+
+def flow_rows(now: Now, flows: NDArray[np.void]) -> list[Json]:
+    """FLOW records as JSON."""
+    vip_names, backend_names = now.registry.vip_names(), now.registry.backend_names()
+    tick_s = settings.tick_s(now.machine.hz)
+    columns = [flows[name].tolist() for name in flows.dtype.names or ()]
+    return [
+        {
+            "client": _address(high, low),
+            "client_port": client_port,
+            "vip": vip_names.get(vip, f"#{vip}"),
+            "vip_port": vip_port,
+            "backend": backend_names.get(backend, f"#{backend}"),
+            "life": LIVES[life],
+            "idle_s": round(idle * tick_s, 1),
+        }
+        for high, low, client_port, vip_port, vip, backend, life, idle in zip(*columns, strict=True)
+    ]
+
+
+def _address(high: int, low: int) -> str:
+    """Faster than ipaddress, which matters for a million flows."""
+    if high == 0 and low >> 32 == 0xFFFF:
+        return socket.inet_ntoa((low & 0xFFFF_FFFF).to_bytes(4, "big"))
+    return socket.inet_ntop(socket.AF_INET6, (high << 64 | low).to_bytes(16, "big"))

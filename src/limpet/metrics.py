@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: what a director counts, for Prometheus, read from the kernel at every scrape.
+
+Labels are names from the configuration and counters from bpf/abi.h: never a client or a session,
+so the number of series is bounded by the configuration. Every series has `director` and `pop`.
+Counters carry their `severity` (normal, watch, alarm), so that one alert covers them all.
+docs/operate/metrics.md lists everything; a test compares.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from limpet.datapath.abi import MEANINGS
+from limpet.datapath.counters import Counters
+
+Json = dict[str, Any]
+COUNTERS = {
+    "verdicts": ("verdict", "Packets by what was done with them, each exactly once"),
+    "rungs": ("rung", "Forwarded packets by the rung of the ladder that chose the backend"),
+    "events": ("event", "What happened to the connection table"),
+}
+VIP_COUNTERS = {
+    "limpet_packets": ("packets", "Packets for a VIP that were forwarded"),
+    "limpet_bytes": ("bytes", "Bytes of these from the IP header on, before encapsulation"),
+    "limpet_flows_created": ("flows_created", "New flows to a VIP"),
+    "limpet_dropped_packets": ("dropped", "Packets for a VIP that were dropped"),
+}
+BACKEND_COUNTERS = {
+    "limpet_backend_packets": ("packets", "Packets forwarded to a backend"),
+    "limpet_backend_bytes": ("bytes", "Bytes of these from the IP header on, before encapsulation"),
+    "limpet_backend_flows_created": ("flows_created", "New flows to a backend"),
+}
+POOL_GAUGES = {
+    "limpet_backend_slots": ("slots", "Slots that a backend owns in a pool, of 65536"),
+    "limpet_backend_weight": ("weight", "Weight that is desired for a backend in a pool"),
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All numbers of a director at one moment; lists as the API shows them (daemon/view.py)."""
+
+    director: str
+    pop: str
+    version: str
+    counters: Counters
+    vips: list[Json]
+    pools: list[Json]
+    backends: list[Json]
+    attachments: list[Json]
+    flows: Json
+    passes: dict[str, int]
+    pass_duration_s: float
+    pass_succeeded_at: float
+
+
+def meaning(section: str) -> str:
+    """What the values of a counter's label mean, for its help text."""
+    return "; ".join(
+        f"{name.lower()}: {text} ({severity})"
+        for name, (text, severity) in MEANINGS[section].items()
+    )
+
+
+class Collector:
+    """Makes metrics of a reading at every scrape."""
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        reading = self._read()
+        yield from _kernel_counters(reading)
+        yield from _vips(reading)
+        yield from _backends(reading)
+        yield from _flow_table(reading)
+        yield from _daemon(reading)
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: registering must not read the kernel."""
+        return iter(())
+
+
+class _Family:
+    """Adds the labels that every series has."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._common = [reading.director, reading.pop]
+
+    def counter(self, name: str, help: str, labels: list[str]) -> Callable[..., None]:
+        self.metric: Metric = CounterMetricFamily(name, help, labels=["director", "pop", *labels])
+        return self._add
+
+    def gauge(self, name: str, help: str, labels: list[str]) -> Callable[..., None]:
+        self.metric = GaugeMetricFamily(name, help, labels=["director", "pop", *labels])
+        return self._add
+
+    def _add(self, labels: list[str], value: float) -> None:
+        family = self.metric
+        assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
+        family.add_metric([*self._common, *labels], value)
+
+
+def _kernel_counters(reading: Reading) -> Iterator[Metric]:
+    for kind, (section, what) in COUNTERS.items():
+        family = _Family(reading)
+        add = family.counter(f"limpet_{kind}", f"{what}. {meaning(section)}", [section, "severity"])
+        for name, value in getattr(reading.counters, kind).items():
+            add([name, MEANINGS[section][name.upper()][1]], value)
+        yield family.metric
+
+
+def _vips(reading: Reading) -> Iterator[Metric]:
+    for metric, (key, help) in VIP_COUNTERS.items():
+        family = _Family(reading)
+        add = family.counter(metric, help, ["vip"])
+        for vip in reading.vips:
+            add([vip["name"]], vip[key])
+        yield family.metric
+    family = _Family(reading)
+    add = family.gauge("limpet_vip_flows", "Live flows of a VIP", ["vip"])
+    for vip in reading.vips:
+        add([vip["name"]], vip["flows"])
+    yield family.metric
+
+
+def _backends(reading: Reading) -> Iterator[Metric]:
+    for metric, (key, help) in BACKEND_COUNTERS.items():
+        family = _Family(reading)
+        add = family.counter(metric, help, ["backend"])
+        for name, backend in _named(reading):
+            add([name], backend[key])
+        yield family.metric
+    for metric, (key, help) in POOL_GAUGES.items():
+        family = _Family(reading)
+        add = family.gauge(metric, help, ["backend", "pool"])
+        for pool in reading.pools:
+            for member in pool["backends"]:
+                add([member["name"], pool["name"]], member[key])
+        yield family.metric
+    family = _Family(reading)
+    add = family.gauge(
+        "limpet_backend_flows",
+        "Live flows of a backend; lingering: it was removed",
+        ["backend", "state"],
+    )
+    for name, backend in _named(reading):
+        add([name, backend["state"]], backend["flows"])
+    yield family.metric
+    family = _Family(reading)
+    add = family.gauge(
+        "limpet_backend_next_hop_resolved",
+        "1 if packets are sent straight to the next hop, 0 if through the kernel",
+        ["backend"],
+    )
+    for name, backend in _named(reading):
+        add([name], float(backend["next_hop"]["state"] == "resolved"))
+    yield family.metric
+
+
+def _named(reading: Reading) -> Iterator[tuple[str, Json]]:
+    """Backends under names that are unique also while a namesake lingers."""
+    taken: set[str] = set()
+    for backend in reading.backends:
+        name = backend["name"]
+        if name in taken:
+            name = f"{name}@{backend['address']}"
+        taken.add(name)
+        yield name, backend
+
+
+def _flow_table(reading: Reading) -> Iterator[Metric]:
+    family = _Family(reading)
+    add = family.gauge(
+        "limpet_flows", "Used entries of the connection table by state of the flow", ["state"]
+    )
+    for life, count in reading.flows["by_life"].items():
+        add([life], count)
+    yield family.metric
+    family = _Family(reading)
+    family.gauge("limpet_flow_entries", "Entries of the connection table, used or not", [])(
+        [], reading.flows["entries"]
+    )
+    yield family.metric
+    family = _Family(reading)
+    add = family.gauge("limpet_table_generation", "Generation of a pool's slot table", ["pool"])
+    for pool in reading.pools:
+        add([pool["name"]], pool["generation"])
+    yield family.metric
+
+
+def _daemon(reading: Reading) -> Iterator[Metric]:
+    family = _Family(reading)
+    add = family.counter("limpet_reconcile_passes", "Reconcile passes by result", ["result"])
+    for result, count in reading.passes.items():
+        add([result], count)
+    yield family.metric
+    for name, help, value in (
+        (
+            "limpet_reconcile_duration_seconds",
+            "Duration of the last good pass",
+            reading.pass_duration_s,
+        ),
+        (
+            "limpet_reconcile_success_timestamp_seconds",
+            "When the last good pass ended, Unix time",
+            reading.pass_succeeded_at,
+        ),
+    ):
+        family = _Family(reading)
+        family.gauge(name, help, [])([], value)
+        yield family.metric
+    family = _Family(reading)
+    add = family.gauge(
+        "limpet_attached",
+        "1 if the program is attached to an interface, by mode",
+        ["interface", "mode"],
+    )
+    for attachment in reading.attachments:
+        add(
+            [attachment["interface"], attachment["mode"] or "none"], float(bool(attachment["mode"]))
+        )
+    yield family.metric
+    family = _Family(reading)
+    family.gauge("limpet_build_info", "Version of the daemon", ["version"])([reading.version], 1)
+    yield family.metric
+
+
+class Endpoint:
+    """The address where metrics are served, which may change while it runs."""
+
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(Collector(read))
+        self._listen = ""
+        self._server: tuple[WSGIServer, threading.Thread] | None = None
+
+    def listen(self, listen: str) -> None:
+        """Serve on "address:port" and no longer where it did; "" is nowhere.
+
+        Raises OSError if it cannot be had; then there are no metrics.
+        """
+        if listen == self._listen:
+            return
+        if self._server is not None:
+            server, thread = self._server
+            server.shutdown()
+            server.server_close()
+            thread.join()
+        self._server, self._listen = None, ""
+        if listen:
+            address, _, port = listen.rpartition(":")
+            self._server = start_http_server(int(port), address.strip("[]"), self._registry)
+            self._listen = listen
