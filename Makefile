@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 LIMPET := .venv/bin/limpet
-KERNELS ?= 6.1 6.12
+KERNEL_TESTS ?= -m kernel tests/kernels tests/packets tests/datapath
 TESTS ?= tests
 ROUNDS ?= 15
 
@@ -19,11 +19,11 @@ setup: .venv/.ready bpf ## Install tools and packages, pinned; leaves .venv/bin/
 	@tools/setup.sh
 
 bpf: .venv/.ready ## Compile the data plane, if it is out of date
-	@$(PYTHON) tools/compile_bpf.py
+	@$(PYTHON) -m tools.compile_bpf
 
 gen: bpf ## Write anew what is generated: abi.py, the configuration schema
-	@$(PYTHON) tools/gen_abi.py
-	@$(PYTHON) tools/gen_schema.py
+	@$(PYTHON) -m tools.gen_abi
+	@$(PYTHON) -m tools.gen_schema
 
 demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the lab up)
 	@$(LIMPET) lab demo $(if $(KEEP),--keep)
@@ -31,15 +31,16 @@ demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the la
 test: setup lint ## All tests: unit, property, golden packets, kernel, lab
 	@$(PYTHON) -m pytest $(TESTS)
 
-test-kernels: setup ## Packet cases on stock Debian kernels, booted under qemu
-	@$(PYTHON) -m tools.kernels $(KERNELS)
+test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted under qemu
+	@$(PYTHON) -m tools.kernels -- $(KERNEL_TESTS)
 
 lab: setup ## Bring up a small network to try things in (then: .venv/bin/limpet lab status)
 	@$(LIMPET) lab up
 
 bench: setup ## Measure: packets, slot tables; tables on the terminal, bench/latest.json
-	@$(PYTHON) bench/packets.py --rounds $(ROUNDS)
-	@$(PYTHON) bench/slots.py
+	@$(PYTHON) -m bench.packets --rounds $(ROUNDS)
+	@$(PYTHON) -m bench.tables --rounds $(ROUNDS)
+	@$(PYTHON) -m bench.slots
 
 lint: setup ## ruff, clang-format, codespell, mypy, and that generated files are current
 	@.venv/bin/ruff check
@@ -47,8 +48,8 @@ lint: setup ## ruff, clang-format, codespell, mypy, and that generated files are
 	@.venv/bin/clang-format --dry-run --Werror bpf/*.[ch] bench/bpf/*.c
 	@.venv/bin/codespell
 	@.venv/bin/mypy --no-error-summary
-	@$(PYTHON) tools/gen_abi.py --check
-	@$(PYTHON) tools/gen_schema.py --check
+	@$(PYTHON) -m tools.gen_abi --check
+	@$(PYTHON) -m tools.gen_schema --check
 	@echo "lint: clean"
 
 fmt: setup ## Format Python and C

@@ -1,268 +1,200 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a packet costs in the director: nanoseconds per packet, one row a case.
 
-    python bench/packets.py [--rounds 15] [--only WORD]
+    python -m bench.packets [--rounds 15] [--only WORD]
 
-Cases are interleaved in one process, in rotating order; see bench/README.md for the method. Every case
-names the counter that must have moved by exactly the number of packets, or the run stops. Writes
-bench/latest.json beside the table.
+Cases are interleaved in one process, in rotating order; bench/README.md has the method. The counter
+that a case names must move by exactly the number of packets, or the run stops. Prints a table and
+writes bench/latest.json. Needs root and two CPUs.
 """
 
 import argparse
 import json
 import os
 import platform
-import shutil
 import statistics
+import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from ipaddress import ip_address
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from pulse import Load, Pulse
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6PacketTooBig, IPv6
-from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from rich.console import Console
+from rich.table import Table
 
-from limpet.core.diff import diff
-from limpet.core.model import Backend, Desired, Director, Encapsulation, NextHop, Pool, Protocol, Vip
-from limpet.core.plan import plan
-from limpet.core.registry import Registry
-from limpet.datapath import clock, kernel, settings
+from bench.cases import Case, Directors, cases, reading
+from bench.loads import M, client4, tcp4
+from bench.pulse import Pulse
+from limpet.datapath.kernel import Kernel
 
-VIP4, VIP6 = "192.0.2.10", "2001:db8:0:10::10"
-LINK = Ether(src="02:00:00:00:00:09", dst="02:00:00:00:00:02")
-PINS = Path(f"/sys/fs/bpf/limpet-bench-{os.getpid()}")
-SLOT_KEY, FLOW_KEY = b"slot key of this", b"flow key of this"
-SAMPLE_S = 0.03
-K, M = 1 << 10, 1 << 20
+LATEST = Path(__file__).resolve().parent / "latest.json"
+ROUNDS = 200_000  # packets a sample
+WARM_UP = 2_000
+EMPTIED_EVERY = 4  # samples of fresh flows between two emptyings of their table
 
 
-def director(flows_max: int, backend: str, limited: bool) -> kernel.Kernel:
-    """A director in the kernel with 100 backends of one family behind both VIPs."""
-    options = Director(name="bench", interfaces=("lo",), slot_key=SLOT_KEY, flows_max=flows_max)
-    options = replace(options, new_flows_per_s=1, icmp_per_s=0)
-    machine = settings.Machine(clock.hz(), SLOT_KEY, FLOW_KEY)
-    pins = PINS / f"{flows_max}-{backend.replace('.', '_').replace(':', '_')}-{limited}"
-    opened = kernel.Kernel.open(pins, kernel.Sizes(settings.buckets(flows_max), 4))
-    constants = settings.encode(options, machine)
-    constants["flows_per_jiffy_16"] = limited
-    constants["flows_burst"] = 0  # with a limit, every new flow is over it
-    opened.load(constants)
-    base = ip_address(backend)
-    backends = tuple(Backend(f"b{i}", base + i) for i in range(100))
-    pool = Pool("all", {b.name: 1 for b in backends})
-    vips = tuple(
-        Vip(f"{address}/{protocol}", ip_address(address), protocol, None, "all")
-        for address in (VIP4, VIP6)
-        for protocol in Protocol
-    )
-    hop = NextHop(1, bytes(range(6)), bytes(range(6, 12)), 9_000)
-    desired = Desired(options, backends, (pool,), vips)
-    _, image = plan(desired, Registry(), {b.address: hop for b in backends}, None)
-    opened.apply(diff(opened.observe(), image))
-    return opened
+@dataclass(slots=True)
+class Sample:
+    """One timed run: nanoseconds a packet, and how long the fixed piece of work took around it."""
+
+    took: float
+    pace: float
 
 
-@dataclass
-class Case:
-    """One row: a load on a program, and the counter that proves its path."""
+@dataclass(slots=True)
+class Samples:
+    """All samples of the cases and of the harness itself."""
 
-    name: str
-    target_ns: float | None
-    program: Callable[[], kernel.Kernel]
-    load: Load
-    proof: str  # "rung.table", "verdict.not_vip", "event.flow_created"
-    prime: Load | None = None
-    pushes: int = 1  # adjust_head calls to subtract
-    fresh: bool = False  # every packet is a new flow: the table is emptied now and then
-    samples: list[float] = field(default_factory=list)
-    raw: list[float] = field(default_factory=list)
+    cases: dict[str, list[Sample]] = field(default_factory=dict)
+    harness: dict[str, list[Sample]] = field(default_factory=dict)
 
+    def fastest_pace(self) -> float:
+        every = (*self.cases.values(), *self.harness.values())
+        return min(sample.pace for samples in every for sample in samples)
 
-def frame(packet: Packet) -> bytes:
-    return bytes(LINK / packet)
+    def scaled(self, samples: list[Sample]) -> list[float]:
+        """Nanoseconds as they would be at the machine's fastest."""
+        fastest = self.fastest_pace()
+        return [sample.took * fastest / sample.pace for sample in samples]
 
-
-def client4(packet: Packet, flows: int = 1, scattered: bool = True) -> Load:
-    return Load(frame(packet), 14 + 12, 14 + 20, flows, scattered)
+    def harness_ns(self, name: str) -> float:
+        return statistics.median(self.scaled(self.harness[name]))
 
 
-def client6(packet: Packet, flows: int = 1) -> Load:
-    return Load(frame(packet), 14 + 8 + 4, 14 + 40, flows)
-
-
-def tcp4(flags: str, target: str = VIP4) -> Packet:
-    return IP(src="10.0.0.0", dst=target) / TCP(sport=1024, dport=443, flags=flags)
-
-
-def tcp6(flags: str) -> Packet:
-    return IPv6(src="2001:db8:8000::1", dst=VIP6) / TCP(sport=1024, dport=443, flags=flags)
-
-
-def frag_needed() -> Load:
-    quoted = IP(src=VIP4, dst="10.0.0.0") / TCP(sport=443, dport=1024)
-    packet = IP(src="198.51.100.1", dst=VIP4) / ICMP(type=3, code=4) / bytes(quoted)[:28]
-    return Load(frame(packet), 14 + 20 + 8 + 16, 14 + 20 + 8 + 20 + 2)
-
-
-def too_big() -> Load:
-    quoted = IPv6(src=VIP6, dst="2001:db8:8000::1") / TCP(sport=443, dport=1024)
-    packet = IPv6(src="2001:db8:ffff::1", dst=VIP6) / ICMPv6PacketTooBig() / bytes(quoted)[:48]
-    return Load(frame(packet), 14 + 40 + 8 + 24 + 4, 14 + 40 + 8 + 40 + 2)
-
-
-class Directors:
-    """Kernels by what they are made of, made when first asked for."""
-
-    def __init__(self) -> None:
-        self._made: dict[tuple[int, str, bool], kernel.Kernel] = {}
-
-    def get(self, flows: int, backend: str, limited: bool) -> Callable[[], kernel.Kernel]:
-        def made() -> kernel.Kernel:
-            key = (flows, backend, limited)
-            if key not in self._made:
-                self._made[key] = director(*key)
-            return self._made[key]
-
-        return made
-
-
-def cases(directors: Directors) -> list[Case]:
-    four = directors.get(1_000_000, "10.9.0.1", False)
-    six = directors.get(1_000_001, "fd00:9::1", False)
-    new = directors.get(1_000_002, "10.9.0.1", False)
-    limited = directors.get(1_000_003, "10.9.0.1", True)
-    small = directors.get(40_960, "10.9.0.1", True)
-    known = [
-        Case(
-            f"known IPv4 flow, {label}",
-            target,
-            four,
-            client4(tcp4("A"), flows),
-            "rung.table",
-            prime=client4(tcp4("S"), flows, scattered=False),
-        )
-        for label, flows, target in (
-            ("one flow", 1, 60.0),
-            ("1 k flows", K, 80.0),
-            ("16 k flows", 16 * K, 180.0),
-            ("128 k flows", 128 * K, 180.0),
-            ("1 M flows", M, 200.0),
-        )
-    ]
-    one4, one6 = client4(tcp4("A")), client6(tcp6("A"))
-    udp = IP(src="10.0.0.0", dst=VIP4) / UDP(sport=1024, dport=53)
-    return [
-        *known,
-        replace(known[0], name="  the same again (A/A control)", target_ns=None, samples=[], raw=[]),
-        Case("known IPv4 UDP flow, one flow", None, four, client4(udp), "rung.table", client4(udp)),
-        Case("known IPv6 flow 6-in-6, one flow", 70.0, six, one6, "rung.table", one6),
-        Case("known IPv6 flow 6-in-4, one flow", None, four, one6, "rung.table", one6),
-        Case("known IPv4 flow 4-in-6, one flow", 70.0, six, one4, "rung.table", one4),
-        Case("new flows, entry created", 250.0, new, client4(tcp4("S"), 1 << 31), "event.flow_created", fresh=True),
-        Case("by hash, no entry, one flow", 60.0, limited, client4(tcp4("S")), "event.refused_rate"),
-        Case("by hash, no entry, 1 M flows, table for 64 k", 70.0, small, client4(tcp4("S"), M), "event.refused_rate"),
-        Case("by hash, no entry, 1 M flows, table for 1 M", None, limited, client4(tcp4("S"), M), "event.refused_rate"),
-        Case("ICMP fragmentation needed", 70.0, four, frag_needed(), "rung.table", one4),
-        Case("ICMPv6 packet too big", 70.0, six, too_big(), "rung.table", one6),
-        Case("not for a VIP, IPv4", 25.0, four, client4(tcp4("A", "192.0.2.99")), "verdict.not_vip", pushes=0),
-        Case(
-            "not for a VIP, IPv6",
-            25.0,
-            four,
-            client6(IPv6(src="2001:db8:8000::1", dst="2001:db8::99") / TCP(sport=1024)),
-            "verdict.not_vip",
-            pushes=0,
-        ),
-    ]
-
-
-def reading(director_: kernel.Kernel, proof: str) -> int:
-    kind, name = proof.split(".")
-    return int(getattr(director_.counters(), kind + "s")[name])
-
-
-def empty(director_: kernel.Kernel) -> None:
-    director_._map("flows")["entries"]["word"] = 0  # the bench owns this table
-
-
-FRESH_ROUNDS = 200_000
-
-
-def sample(pulse: Pulse, case: Case, number: int) -> tuple[float, float]:
-    """(raw ns, pace ns) of one sample, with proof that every packet took the path."""
-    director_ = case.program()
-    start = 0
-    if case.fresh:
-        start = number * (FRESH_ROUNDS + 2_000)
-        if number % 4 == 0:
-            empty(director_)
-    if case.prime is not None:
-        pulse.aim(director_._program, replace(case.prime, scattered=False))
-        pulse.fire(case.prime.flows)
-    pulse.aim(director_._program, case.load, start)
-    pulse.fire(2_000)
-    before = reading(director_, case.proof)
-    rounds = FRESH_ROUNDS if case.fresh else max(50_000, int(SAMPLE_S * 1e9 / 100))
-    paced = pulse.pace()
+def fire(pulse: Pulse, rounds: int = ROUNDS) -> Sample:
+    before = pulse.pace()
     took = pulse.fire(rounds)
-    paced = min(paced, pulse.pace()) if False else (paced + pulse.pace()) / 2
-    moved = reading(director_, case.proof) - before
-    if moved < rounds * 0.9999:
-        sys.exit(f"{case.name}: {case.proof} moved by {moved}, not {rounds}: not the path it claims")
-    return took, paced
+    return Sample(took, (before + pulse.pace()) / 2)
+
+
+def pin(cpu: int) -> None:
+    """Bind this thread to a CPU."""
+    os.sched_setaffinity(0, {cpu})
+
+
+def measure_harness(pulse: Pulse, samples: Samples) -> None:
+    """What the harness costs with an empty program, and what one adjust_head and one read cost."""
+    one, many = client4(tcp4("A")), client4(tcp4("A"), M)
+    before = pulse.pace()
+    took = pulse.bare(ROUNDS)
+    bare = Sample(took, (before + pulse.pace()) / 2)
+    samples.harness.setdefault("bare", []).append(bare)
+    for name, program, load in (
+        ("wrapper", pulse.nothing, one),
+        ("adjust_head", pulse.pushes, one),
+        ("random read", pulse.reads, many),
+    ):
+        pulse.aim(program, load)
+        samples.harness.setdefault(name, []).append(fire(pulse))
+
+
+def measure_case(pulses: list[Pulse], case: Case, director: Kernel, number: int) -> Sample:
+    """One sample, with the proof that every packet took the path that the case claims."""
+    program, start = director.program, 0
+    if case.is_fresh:
+        start = number * (ROUNDS + WARM_UP)
+        if number % EMPTIED_EVERY == 0:
+            director.forget_flows()
+    if case.prime is not None:
+        pulses[0].aim(program, case.prime)
+        pulses[0].fire(case.prime.flows)
+    count = reading(director, case.proof)
+    before = count()
+    sample = fire_on_cpus(pulses[: case.cpus], program, case, start)
+    moved, sent = count() - before, case.cpus * (ROUNDS + WARM_UP)
+    if moved != sent:
+        sys.exit(f"{case.name}: {case.proof} moved by {moved}, not by {sent}: another path")
+    return sample
+
+
+def fire_on_cpus(pulses: list[Pulse], program: int, case: Case, start: int) -> Sample:
+    """One pulse a CPU, all at once over the same director; the mean of their samples."""
+    found: list[Sample] = []
+
+    def run(pulse: Pulse, cpu: int) -> None:
+        pin(cpu)
+        pulse.aim(program, case.load, start + cpu * 77_777)
+        pulse.fire(WARM_UP)
+        found.append(fire(pulse))
+
+    if len(pulses) == 1:
+        pulses[0].aim(program, case.load, start)
+        pulses[0].fire(WARM_UP)
+        return fire(pulses[0])
+    threads = [threading.Thread(target=run, args=(p, cpu)) for cpu, p in enumerate(pulses)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = statistics.mean(sample.took for sample in found)
+    return Sample(took, statistics.mean(sample.pace for sample in found))
+
+
+def measure(rows: list[Case], rounds: int) -> Samples:
+    samples, pulses = Samples(), [Pulse(), Pulse()]
+    pin(1)
+    with Directors() as directors:
+        for number in range(rounds):
+            measure_harness(pulses[0], samples)
+            turn = number % len(rows)
+            for case in rows[turn:] + rows[:turn]:
+                sample = measure_case(pulses, case, directors.get(case.setup), number)
+                samples.cases.setdefault(case.name, []).append(sample)
+    return samples
+
+
+def net(samples: Samples, case: Case) -> list[float]:
+    """Nanoseconds of the program alone: 25, 50 and 75 %."""
+    harness = samples.harness_ns("wrapper")
+    if case.is_encapsulating:  # the harness takes the outer header off again
+        harness += samples.harness_ns("adjust_head") - samples.harness_ns("wrapper")
+    values = [value - harness for value in samples.scaled(samples.cases[case.name])]
+    return [float(value) for value in np.percentile(values, [25, 50, 75])]
+
+
+def report(rows: list[Case], samples: Samples) -> dict[str, object]:
+    table = Table("case", "median, ns", "quartiles", "at most", "raw median", title="packet costs")
+    found: dict[str, object] = {}
+    for case in rows:
+        low, middle, high = net(samples, case)
+        raw = statistics.median(sample.took for sample in samples.cases[case.name])
+        style = "red" if case.target_ns and middle > case.target_ns else None
+        target = f"{case.target_ns:.0f}" if case.target_ns else ""
+        cells = (f"{middle:.0f}", f"{low:.0f}-{high:.0f}", target, f"{raw:.0f}")
+        table.add_row(case.name, *cells, style=style)
+        found[case.name] = {"q1": low, "median": middle, "q3": high, "raw": raw}
+    Console().print(table)
+    harness = {name: round(samples.harness_ns(name), 1) for name in samples.harness}
+    Console().print("harness, subtracted (fastest state, ns):", harness)
+    return {"cases": found, "harness": harness, "pace_ns": samples.fastest_pace()}
+
+
+def machine() -> dict[str, object]:
+    models = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return {
+        "cpu": f"{len(models)} x {models[0]}",
+        "kernel": platform.release(),
+        "load": os.getloadavg()[0],
+        "commit": commit.stdout.strip(),
+    }
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     arguments.add_argument("--rounds", type=int, default=15)
-    arguments.add_argument("--only", default="")
+    arguments.add_argument("--only", default="", help="cases whose name contains this")
     options = arguments.parse_args()
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    pulse = Pulse()
-    rows = [case for case in cases(Directors()) if options.only in case.name]
-    baselines: dict[str, list[tuple[float, float]]] = {"bare": [], "wrapper": [], "push": []}
-    taken: dict[str, list[tuple[float, float]]] = {case.name: [] for case in rows}
-    try:
-        measure(pulse, rows, baselines, taken, options.rounds)
-        report(rows, baselines, taken, options.rounds)
-    finally:
-        for path in PINS.glob("*"):
-            kernel.remove(path)
-        shutil.rmtree(PINS, ignore_errors=True)
-
-
-def measure(pulse, rows, baselines, taken, rounds) -> None:  # type: ignore[no-untyped-def]
-    some = rows[0]
-    for number in range(rounds):
-        for name, program in (("wrapper", pulse.nothing), ("push", pulse.pushes)):
-            pulse.aim(program, some.load)
-            paced = pulse.pace()
-            took = pulse.fire(200_000)
-            baselines[name].append((took, (paced + pulse.pace()) / 2))
-        paced = pulse.pace()
-        took = pulse.bare(200_000)
-        baselines["bare"].append((took, (paced + pulse.pace()) / 2))
-        turn = number % len(rows)
-        for case in rows[turn:] + rows[:turn]:
-            taken[case.name].append(sample(pulse, case, number))
-
-
-def report(rows, baselines, taken, rounds) -> None:  # type: ignore[no-untyped-def]
-    fastest = min(p for s in (*baselines.values(), *taken.values()) for _, p in s)
-    def norm(samples): return [t * fastest / p for t, p in samples]  # type: ignore[no-untyped-def]
-    wrapper = statistics.median(norm(baselines["wrapper"]))
-    push = statistics.median(norm(baselines["push"])) - wrapper
-    print(f"bare {statistics.median(norm(baselines['bare'])):.1f} wrapper {wrapper:.1f} push {push:.1f} pace {fastest:.0f}")
-    for case in rows:
-        net = sorted(x - wrapper - (push if case.pushes else 0) for x in norm(taken[case.name]))
-        q = np.percentile(net, [25, 50, 75])
-        raw = statistics.median(t for t, _ in taken[case.name])
-        print(f"{case.name:48s} {q[1]:6.0f} [{q[0]:.0f}-{q[2]:.0f}] raw {raw:.0f} target {case.target_ns}")
+    rows = [case for case in cases() if options.only in case.name]
+    samples = measure(rows, options.rounds)
+    found = {"machine": machine(), "rounds": options.rounds, **report(rows, samples)}
+    if not options.only:
+        LATEST.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Load generator for packet costs: makes frames inside the kernel and times a program over them.
 
-Times are wall clock around one BPF_PROG_TEST_RUN of many rounds, scaled by how fast the machine was
-right before and after (`pace`): these machines change speed within seconds. See bench/README.md.
+Times are CPU time of the calling thread around one BPF_PROG_TEST_RUN of many rounds, so that other
+processes do not count; `pace` tells how fast the CPU was right then. See bench/README.md.
 """
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tools import compile_bpf
 
 from limpet.datapath import libbpf
 
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT.parent / "tools"))
-import compile_bpf  # noqa: E402  # found through the line above
-
-OBJECT = ROOT / "bpf" / "pulse.bpf.o"
+SOURCES = Path(__file__).resolve().parent / "bpf"
 HEAD = 112
 PULSE = np.dtype(
     [
@@ -47,13 +43,19 @@ class Load:
     scattered: bool = True
 
 
+def compiled(name: str) -> Path:
+    """A benchmark's own BPF object, compiled if its source is newer."""
+    source, target = SOURCES / f"{name}.bpf.c", SOURCES / f"{name}.bpf.o"
+    if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
+        compile_bpf.compile_object(source, target)
+    return target
+
+
 class Pulse:
     """Pulse, baselines and pace, loaded. One per process."""
 
     def __init__(self) -> None:
-        if not OBJECT.exists() or OBJECT.stat().st_mtime < OBJECT.with_suffix(".c").stat().st_mtime:
-            compile_bpf.compile_object(OBJECT.with_suffix(".c"), OBJECT)
-        self._object = libbpf.Object(OBJECT)
+        self._object = libbpf.Object(compiled("pulse"))
         self._object.load()
         self._memory = libbpf.map_memory(self._object.map_fd("pulses"))
         self._row = np.frombuffer(self._memory, PULSE, count=1)
@@ -76,7 +78,7 @@ class Pulse:
         libbpf.map_update(self._object.map_fd("subject"), bytes(4), program.to_bytes(4, "little"))
 
     def fire(self, rounds: int) -> float:
-        """Nanoseconds a round, as the clock on the wall says."""
+        """Nanoseconds a round."""
         frame = bytes(int(self._row[0]["length"]))
         begun = time.thread_time_ns()
         libbpf.run(self._pulse, frame, rounds)

@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connection table against the kernel's LRU hash: time per packet, and who survives a flood.
 
-    python bench/tables.py [--rounds 15]
+    python -m bench.tables [--rounds 15]
 
-Same traffic, same capacity (1 M flows), in one process, interleaved, on one CPU and on both at once. The flood sends
-1 M new flows through tables for 64 k that hold 30,000 idle but live ones. docs/adr/0001-connection-table.md
-draws the conclusion. Needs two CPUs.
+Same traffic, same capacity (1 M flows), in one process, interleaved, on one CPU and on both at
+once. The flood sends 1 M new flows through tables for 64 k that hold 30,000 idle but live ones.
+docs/adr/0001-connection-table.md draws the conclusion. Needs two CPUs.
 """
 
 import argparse
 import os
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
-from packets import K, M, client4, tcp4
-from pulse import Load, Pulse
 from rich.console import Console
 from rich.table import Table
 
-import compile_bpf
+from bench.loads import K, M, client4, tcp4
+from bench.pulse import Load, Pulse, compiled
 from limpet.core.model import Director
 from limpet.datapath import clock, libbpf, settings
 from limpet.datapath.abi import FLOW_BUCKET
 
-SOURCE = Path(__file__).resolve().parent / "bpf" / "tables.bpf.c"
 ROUNDS = 200_000
 IDLE = 30_000
 FLOOD = 1_000_000
@@ -36,12 +33,9 @@ class Tables:
     """Both tables, made for so many flows."""
 
     def __init__(self, flows_max: int) -> None:
-        target = SOURCE.with_suffix(".o")
-        if not target.exists() or target.stat().st_mtime < SOURCE.stat().st_mtime:
-            compile_bpf.compile_object(SOURCE, target)
         options = Director("bench", ("lo",), flows_max=flows_max)
         constants = settings.encode(options, settings.Machine(clock.hz(), bytes(16), b"k" * 16))
-        self.object = libbpf.Object(target)
+        self.object = libbpf.Object(compiled("tables"))
         self.object.set_constants(constants.tobytes())
         self.object.resize("lru", flows_max)
         buckets = settings.buckets(flows_max)
@@ -161,7 +155,7 @@ def main() -> None:
     for name in PROGRAMS:
         tables = Tables(40_960)
         left = survivors(pulse, tables, tables.program(name))
-        console.print(f"{name}: {left} of {IDLE} idle established flows left after {FLOOD} new ones")
+        console.print(f"{name}: {left} of {IDLE} idle flows left after {FLOOD} new ones")
 
 
 if __name__ == "__main__":

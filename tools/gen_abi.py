@@ -12,8 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import btf
-import compile_bpf
+from tools import btf, compile_bpf
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = ROOT / "bpf" / "abi.h"

@@ -350,6 +350,15 @@ class Kernel:
         """What the program does with a packet; maps and counters change as for any packet."""
         return libbpf.run(self._program, packet, repeat, ifindex)
 
+    @property
+    def program(self) -> int:
+        """Descriptor of the program that runs now."""
+        return self._program
+
+    def forget_flows(self) -> None:
+        """Empty the connection table. For benchmarks and tests: live flows lose their backend."""
+        self._map("flows")["entries"]["word"] = 0
+
     # --- End ------------------------------------------------------------------------------------
 
     def close(self) -> None:
