@@ -10,10 +10,10 @@
 #include "encap.h"
 #include "rate.h"
 
-/* How much of the packet an error quotes. bpf_csum_diff takes 512 bytes at once, 8 of them are ICMP's own. */
-#define QUOTE_LONG   504
-#define QUOTE_SHORT4 28 /* RFC 792: IP header and 8 bytes */
-#define QUOTE_SHORT6 48
+/* How much of the packet an error quotes at most: as much as fits in 576 bytes (RFC 1812, section 4.3.2.3) or 1280
+ * (RFC 4443, section 2.4). Always whole words; header and ports are in them, since both end at a word. */
+#define QUOTE_MAX4 548
+#define QUOTE_MAX6 1232
 
 #define ICMP4_UNREACHABLE          3
 #define ICMP4_FRAGMENTATION_NEEDED 4
@@ -48,7 +48,8 @@ static __always_inline enum verdict answer_echo4(struct cursor *c, __u16 header_
 	ip->check = csum_replace(ip->check, ip->ttl | ip->protocol << 8, OUTER_HOP_LIMIT | ip->protocol << 8);
 	ip->ttl = OUTER_HOP_LIMIT;
 	icmp->type = 0;
-	icmp->check = csum_replace(icmp->check, 8, 0);
+	/* 0 and ffff are the same number, but over a message of zeros only ffff is a valid checksum. */
+	icmp->check = csum_replace(icmp->check, 8, 0) ?: 0xffff;
 	return VERDICT_ECHO_REPLY;
 }
 
@@ -98,11 +99,25 @@ static __always_inline void error_source4(struct iphdr *ip, const struct packet 
 	ip->daddr = swap32(p->client[1]);
 }
 
-static __always_inline enum verdict error_write4(struct cursor *c, const struct packet *p, __u32 rest,
-						 const __u32 quote)
+/* Sum of the words from here to the end of the frame. */
+static __always_inline __u64 sum_rest(struct cursor c)
+{
+	__u64 sum = 0;
+
+	for (int i = 0; i < (int)(sizeof(struct icmp) + QUOTE_MAX6) / 4; i++) {
+		__be32 *word = cursor_take(&c, sizeof(*word));
+
+		if (!word)
+			break;
+		sum += *word;
+	}
+	return sum;
+}
+
+static __always_inline enum verdict error_write4(struct cursor *c, const struct packet *p, __u32 rest, __u32 quote)
 {
 	struct iphdr *ip = cursor_take(c, sizeof(*ip));
-	struct icmp *icmp = cursor_peek(c, sizeof(*icmp) + quote);
+	struct icmp *icmp = cursor_peek(c, sizeof(*icmp));
 	const __u16 *half = (const void *)ip;
 	__u64 sum = 0;
 
@@ -123,15 +138,14 @@ static __always_inline enum verdict error_write4(struct cursor *c, const struct 
 	icmp->code = rest ? ICMP4_FRAGMENTATION_NEEDED : 0;
 	icmp->check = 0;
 	icmp->rest = swap32(rest);
-	icmp->check = ~csum_fold(bpf_csum_diff(0, 0, (void *)icmp, sizeof(*icmp) + quote, 0));
+	icmp->check = ~csum_fold(sum_rest(*c));
 	return VERDICT_CONTINUE;
 }
 
-static __always_inline enum verdict error_write6(struct cursor *c, const struct packet *p, __u32 rest,
-						 const __u32 quote)
+static __always_inline enum verdict error_write6(struct cursor *c, const struct packet *p, __u32 rest, __u32 quote)
 {
 	struct ipv6hdr *ip = cursor_take(c, sizeof(*ip));
-	struct icmp *icmp = cursor_peek(c, sizeof(*icmp) + quote);
+	struct icmp *icmp = cursor_peek(c, sizeof(*icmp));
 	const __u64 *own = (const __u64 *)settings.icmp_source6;
 	__u64 addresses[4];
 	__u64 sum;
@@ -153,16 +167,23 @@ static __always_inline enum verdict error_write6(struct cursor *c, const struct 
 	icmp->rest = swap32(rest);
 	sum = bpf_csum_diff(0, 0, (void *)addresses, sizeof(addresses), 0);
 	sum += swap16(sizeof(*icmp) + quote) + swap16(IPPROTO_ICMPV6);
-	sum += (__u32)bpf_csum_diff(0, 0, (void *)icmp, sizeof(*icmp) + quote, 0);
+	sum += sum_rest(*c);
 	icmp->check = ~csum_fold(sum);
 	return VERDICT_CONTINUE;
 }
 
+static __always_inline __u32 quote_length(const struct packet *p)
+{
+	const __u32 most = p->family == 4 ? QUOTE_MAX4 : QUOTE_MAX6;
+
+	return (p->length < most ? p->length : most) & ~3U;
+}
+
 /* Put an ICMP error in front of the packet and cut the packet to what is quoted. */
-static __always_inline enum verdict error_push(struct xdp_md *ctx, const struct packet *p, __u32 rest,
-					       const __u32 quote)
+static __always_inline enum verdict error_push(struct xdp_md *ctx, const struct packet *p, __u32 rest)
 {
 	const __u32 header = p->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	const __u32 quote = quote_length(p);
 	struct cursor c = cursor_open(ctx);
 	struct ethhdr *eth = cursor_take(&c, sizeof(*eth));
 	__u8 dest[ETH_ALEN], source[ETH_ALEN];
@@ -178,6 +199,9 @@ static __always_inline enum verdict error_push(struct xdp_md *ctx, const struct 
 	if (bpf_xdp_adjust_head(ctx, -(int)(header + sizeof(struct icmp))))
 		return VERDICT_DROP_HEADROOM;
 	c = cursor_open(ctx);
+	/* Of a frame in several buffers only the first is in sight: it must hold all that is summed. */
+	if (cursor_between(c.pos, c.end) != p->link_length + header + sizeof(struct icmp) + quote)
+		return VERDICT_DROP_HEADROOM;
 	verdict = frame_write(&c, p, dest, source, p->ethertype);
 	if (verdict)
 		return verdict;
@@ -193,9 +217,7 @@ __noinline int answer_error(struct xdp_md *ctx, const struct packet *p, __u32 mt
 		return mtu ? VERDICT_DROP_TOO_BIG : VERDICT_DROP_HOP_LIMIT;
 	if (!rate_allow(RATE_ICMP, settings.icmp_per_jiffy_16, settings.icmp_burst))
 		return VERDICT_DROP_ICMP_LIMITED;
-	if (p->length >= QUOTE_LONG)
-		return error_push(ctx, p, mtu, QUOTE_LONG);
-	return p->family == 4 ? error_push(ctx, p, mtu, QUOTE_SHORT4) : error_push(ctx, p, mtu, QUOTE_SHORT6);
+	return error_push(ctx, p, mtu);
 }
 
 static __always_inline enum verdict answer_too_big(struct xdp_md *ctx, const struct packet *p,

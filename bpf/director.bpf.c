@@ -109,7 +109,7 @@ int director(struct xdp_md *ctx)
 			counts->rungs[rung]++;
 		verdict_count_backend(&packet, &choice);
 	}
-	return verdict_act(verdict, &choice);
+	return verdict_act(ctx, verdict, &choice);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

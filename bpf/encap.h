@@ -156,6 +156,14 @@ static __always_inline enum verdict outer_push_for_kernel(struct xdp_md *ctx, co
 	return verdict ? verdict : VERDICT_VIA_KERNEL;
 }
 
+static __always_inline int next_hop_is_known(const struct backend *backend)
+{
+	const __u32 *high = (const void *)&backend->next_hop[0];
+	const __u16 *low = (const void *)&backend->next_hop[4];
+
+	return backend->ifindex && (*high | *low);
+}
+
 static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p,
 						const struct choice *choice)
 {
@@ -170,7 +178,7 @@ static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct
 	verdict = encap_forward(ctx, p);
 	if (verdict)
 		return verdict;
-	if (unlikely(!backend->ifindex))
+	if (unlikely(!next_hop_is_known(backend)))
 		return outer_push_for_kernel(ctx, p, choice);
 	if (backend->encapsulation == ENCAPSULATION_L2) {
 		c = cursor_open(ctx);

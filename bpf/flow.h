@@ -189,7 +189,7 @@ enum victim_rank {
 #define VICTIM_WAY_BITS 3
 
 struct victim {
-	__u64 score; /* rank, freshness, way: the lowest goes */
+	__u64 score; /* rank, freshness, way in order of preference: the lowest goes */
 	__u32 free;  /* entries of the bucket that are empty or expired */
 };
 
@@ -230,7 +230,7 @@ static __always_inline void victim_choose(struct victim *v, struct flow_bucket *
 		__u32 rank = victim_rank(word, f->now);
 		__u64 score = (__u64)rank << FLOW_SEEN_BITS | (FLOW_SEEN_MASK - flow_age(word, f->now));
 
-		score = score << VICTIM_WAY_BITS | way;
+		score = score << VICTIM_WAY_BITS | i;
 		v->free += ((rank >> 1) - 1) >> 31;
 		v->score = score_min(v->score, score);
 	}
@@ -276,7 +276,7 @@ __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 b
 	struct flow_entry *entry;
 	struct victim v, other;
 	struct counters *counts;
-	__u32 place, zero = 0;
+	__u32 place, way, zero = 0;
 	__u64 old, fresh;
 
 	if (!f || !p)
@@ -304,7 +304,8 @@ __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 b
 		counts->events[EVENT_REFUSED_FULL]++;
 		return 0;
 	}
-	entry = &bucket->entries[v.score & (LIMIT_FLOW_WAYS - 1)];
+	way = (v.score ^ flow_half(f)) & (LIMIT_FLOW_WAYS - 1);
+	entry = &bucket->entries[way];
 	old = READ_ONCE(entry->word);
 	fresh = flow_word(f, backend_and_life & FLOW_FIELD(BACKEND), backend_and_life >> 32, old);
 	if (victim_rank(old, f->now) != victim_rank_of(&v) ||
@@ -315,7 +316,7 @@ __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 b
 	WRITE_ONCE(entry->id, f->id);
 	flow_count_victim(counts, victim_rank_of(&v));
 	if (p->family == 6)
-		flow_note_client(place * LIMIT_FLOW_WAYS + (v.score & (LIMIT_FLOW_WAYS - 1)), p);
+		flow_note_client(place * LIMIT_FLOW_WAYS + way, p);
 	return 1;
 }
 

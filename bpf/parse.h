@@ -254,7 +254,8 @@ static __always_inline enum verdict parse_quote(struct cursor *c, struct packet 
 	if (quoted.client[0] != p->vip_address[0] || quoted.client[1] != p->vip_address[1])
 		return VERDICT_DROP_ICMP_QUOTE;
 	transport = cursor_take(c, sizeof(*transport));
-	if (!transport)
+	if (!transport ||
+	    p->length < p->header_length + sizeof(struct icmp) + quoted.header_length + sizeof(*transport))
 		return VERDICT_DROP_ICMP_QUOTE;
 	p->client[0] = quoted.vip_address[0];
 	p->client[1] = quoted.vip_address[1];
@@ -285,7 +286,7 @@ static __always_inline enum verdict parse_icmp(struct cursor *c, struct packet *
 static __always_inline enum verdict parse_ports(struct cursor *c, struct packet *p)
 {
 	if (unlikely(p->kind == KIND_LATER_FRAGMENT))
-		return VERDICT_CONTINUE;
+		return p->length < p->header_length ? VERDICT_DROP_MALFORMED : VERDICT_CONTINUE;
 	return p->protocol == IPPROTO_TCP ? parse_tcp(c, p) : parse_udp(c, p);
 }
 

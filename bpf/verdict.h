@@ -39,7 +39,13 @@ static __always_inline void verdict_count_backend(const struct packet *p, const 
 	stats->flows += choice->created;
 }
 
-static __always_inline int verdict_act(enum verdict verdict, const struct choice *choice)
+/* Back where the packet came from. On a veth, XDP_TX reaches only a peer with an XDP program of its own. */
+static __always_inline int verdict_return(struct xdp_md *ctx)
+{
+	return settings.redirect_always ? bpf_redirect(ctx->ingress_ifindex, 0) : XDP_TX;
+}
+
+static __always_inline int verdict_act(struct xdp_md *ctx, enum verdict verdict, const struct choice *choice)
 {
 	switch (verdict) {
 	case VERDICT_NOT_IP:
@@ -49,10 +55,11 @@ static __always_inline int verdict_act(enum verdict verdict, const struct choice
 	case VERDICT_VIA_KERNEL:
 		return XDP_PASS;
 	case VERDICT_TRANSMIT:
+		return XDP_TX;
 	case VERDICT_ECHO_REPLY:
 	case VERDICT_TOO_BIG:
 	case VERDICT_HOP_LIMIT:
-		return XDP_TX;
+		return verdict_return(ctx);
 	case VERDICT_REDIRECT:
 		return choice->backend ? bpf_redirect(choice->backend->ifindex, 0) : XDP_ABORTED;
 	default:
