@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 
 import pytest
-from scapy.layers.inet import IP, TCP, UDP, IPOption_RR
+from scapy.layers.inet import IP, TCP, UDP, IPOption_RR, in4_chksum
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
@@ -46,20 +46,14 @@ def lowered(
     )
 
 
-def raw_options(data: bytes, below: Packet = FROM4) -> Packet:
+def raw_options(data: bytes, payload: bytes = b"") -> Packet:
     """A SYN-ACK with these option bytes, whatever they mean, and a right checksum."""
-    plain = segment(below, [NOP] * len(data))
-    frame = bytearray(bytes(plain))
-    frame[-len(data) :] = data
-    again = Ether(bytes(frame))
-    tcp = again[TCP]
-    again[IP].remove_payload()
-    header = bytearray(bytes(tcp))
+    frame = Ether(bytes(segment(FROM4, [NOP] * len(data)) / payload))
+    header = bytearray(bytes(frame[TCP]))
     header[16:18] = b"\0\0"
-    from scapy.layers.inet import in4_chksum
-
-    header[16:18] = in4_chksum(6, again[IP], bytes(header)).to_bytes(2, "big")
-    return Raw(bytes(again) + bytes(header))
+    header[20 : 20 + len(data)] = data
+    header[16:18] = in4_chksum(6, frame[IP], bytes(header)).to_bytes(2, "big")
+    return Raw(bytes(frame)[: -len(header)] + bytes(header))
 
 
 def mss(value: int) -> bytes:
@@ -91,6 +85,7 @@ CASES = [
     Case("behind an option beyond the header", raw_options(b"\x03\xff" + mss(1460) + b"\0\0")),
     Case("MSS of length 3", raw_options(b"\x02\x03\x05\xb4")),
     Case("MSS of length 5", raw_options(b"\x02\x05\x05\xb4\x00\x00\x00\x00")),
+    Case("beyond the end of the header", raw_options(b"\x01\x01\x02\x04", b"\xff\xff")),
     Case("cut off by the end of the header", raw_options(b"\x01\x01\x02\x04")),
     Case(
         "the first of two counts",
