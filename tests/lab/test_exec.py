@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from limpet.core.errors import NotFound
 from limpet.lab.state import State
 
 pytestmark = pytest.mark.lab
 
-LAB = [sys.executable, "-c", "from limpet.cli.lab import app; app()"]
+LAB = [sys.executable, "-m", "limpet", "lab"]
 
 
 def run(now: State, *words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
@@ -74,5 +75,5 @@ def test_a_signal_reaches_the_command_itself(network: State) -> None:
 
 def test_an_unknown_host_is_named_with_those_there_are(network: State) -> None:
     done = run(network, "b9", "--", "true")
-    assert done.returncode != 0
+    assert done.returncode == NotFound.exit_status
     assert "no host 'b9' in this lab; there are router, client1" in " ".join(done.stderr.split())

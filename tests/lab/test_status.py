@@ -11,7 +11,7 @@ from limpet.lab.state import State
 
 pytestmark = pytest.mark.lab
 
-STATUS = [sys.executable, "-c", "from limpet.cli.lab import app; app()", "status"]
+STATUS = [sys.executable, "-m", "limpet", "lab", "status"]
 ROLES = {
     "router": "router",
     "client1": "client",

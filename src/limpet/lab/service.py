@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from limpet.api.places import PINS, SOCKETS, STATES, places
 from limpet.core.errors import LimpetError, Unsupported
 from limpet.lab import configuration, folder, namespace
 from limpet.lab.network import netns_of
@@ -19,8 +20,6 @@ from limpet.lab.process import Process, spawn, tail
 from limpet.lab.topology import Host, Role, Topology
 
 BPFFS = Path("/sys/fs/bpf")
-RUN = Path("/run/limpet")
-DISK = Path("/var/lib/limpet")
 COMMAND = [sys.executable, "-m", "limpet"]
 RELOAD_WAIT_S = 30.0
 HAS_SERVICE = (Role.DIRECTOR, Role.BACKEND)
@@ -36,7 +35,7 @@ class Service:
         files = folder.of(lab)
         self.config = files / f"{host.name}.toml"
         self.log = files / f"{host.name}.log"
-        self.socket = RUN / f"{self.name}.sock"
+        self.socket = places(self.name).socket
 
     def start(self, topology: Topology) -> Process:
         mount_bpffs()
@@ -85,15 +84,15 @@ class Service:
 def lose_power(name: str) -> None:
     """Remove what dies with a machine, of one director or agent whose process is dead already:
     pinned programs and maps, and what it has in /run."""
-    shutil.rmtree(BPFFS / "limpet" / name, ignore_errors=True)
-    _remove_files(RUN, name)
+    shutil.rmtree(PINS / name, ignore_errors=True)
+    _remove_files(SOCKETS, name)
 
 
 def remove_host(name: str) -> None:
     """Leave nothing of the host in this namespace: processes, pins, files, the namespace itself."""
     namespace.kill_processes(name)
     lose_power(name)
-    _remove_files(DISK, name)
+    _remove_files(STATES, name)
     namespace.remove(name)
 
 
