@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+
+/* The headers of bpf/ that call no helpers, as a library: what tests/host calls through ctypes.
+ *
+ * Frames are put right before a page that nobody may touch, so that reading one byte too many ends the
+ * process. That place is below 4 GiB, because struct xdp_md holds addresses of 32 bits.
+ */
+
+#define _GNU_SOURCE
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "affinity.h"
+#include "csum.h"
+#include "decap.h"
+#include "hash.h"
+#include "parse.h"
+
+#define PAGE   4096UL
+#define FRAMES (16 * PAGE)
+
+static unsigned char *frames_end;
+
+uint64_t host_mix(uint64_t x)
+{
+	return hash_mix(x);
+}
+
+uint64_t host_pair(uint64_t high, uint64_t low, uint64_t key0, uint64_t key1)
+{
+	return hash_pair(high, low, key0, key1);
+}
+
+uint16_t host_fold(uint64_t sum)
+{
+	return csum_fold(sum);
+}
+
+uint16_t host_replace(uint16_t check, uint16_t from, uint16_t to)
+{
+	return csum_replace(check, from, to);
+}
+
+int host_ecn_join(uint8_t outer, uint8_t inner)
+{
+	return ecn_join(outer, inner);
+}
+
+/* The settings are constants of a program; before it is loaded, the loader writes them. So does this. */
+int host_slot_key(uint64_t key0, uint64_t key1)
+{
+	struct settings *writable = (struct settings *)&settings;
+	uintptr_t start = (uintptr_t)writable & ~(PAGE - 1);
+	uintptr_t end = ((uintptr_t)(writable + 1) + PAGE - 1) & ~(PAGE - 1);
+
+	if (mprotect((void *)start, end - start, PROT_READ | PROT_WRITE))
+		return -1;
+	opaque(writable); /* the compiler knows that nobody writes a constant, and leaves the stores out */
+	writable->slot_key[0] = key0;
+	writable->slot_key[1] = key1;
+	return 0;
+}
+
+/* `words`: affinity mask, client, VIP address, each high and low. */
+uint32_t host_slot(const uint64_t words[6], uint8_t affinity, uint8_t protocol, uint16_t client_port,
+		   uint16_t vip_port)
+{
+	struct vip vip = {.affinity_mask = {words[0], words[1]}, .affinity = affinity};
+	struct packet packet = {
+		.client = {words[2], words[3]},
+		.vip_address = {words[4], words[5]},
+		.client_port = client_port,
+		.vip_port = vip_port,
+		.protocol = protocol,
+	};
+
+	return affinity_slot(&vip, &packet);
+}
+
+/* Make room for frames with a forbidden page behind; 0 if it worked. */
+int host_open(void)
+{
+	for (uintptr_t at = 0x10000000; at < 0xf0000000 && !frames_end; at += 0x1000000) {
+		void *room = mmap((void *)at, FRAMES + PAGE, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+		if (room == MAP_FAILED)
+			continue;
+		if (mprotect((char *)room + FRAMES, PAGE, PROT_NONE))
+			return -1;
+		frames_end = (unsigned char *)room + FRAMES;
+	}
+	return frames_end ? 0 : -1;
+}
+
+/* Reads one byte behind a frame, which must end the process: shows that the fuzzer would see it. */
+int host_read_behind(void)
+{
+	return *(volatile unsigned char *)frames_end;
+}
+
+/* Overflows a signed number, which must end the process as well. */
+int host_overflow(int x)
+{
+	return x + 0x7fffffff;
+}
+
+static void packet_spread(const struct packet *p, uint64_t out[20])
+{
+	const uint64_t fields[20] = {
+		p->ethertype, p->tag_count, p->tags[0],       p->tags[1],        p->link_length,
+		p->family,    p->client[0], p->client[1],     p->vip_address[0], p->vip_address[1],
+		p->protocol,  p->kind,      p->client_port,   p->vip_port,       p->is_fragment,
+		p->datagram,  p->length,    p->header_length, p->hop_limit,      p->traffic_class,
+	};
+
+	memcpy(out, fields, sizeof(fields));
+}
+
+/* Parse a frame as the director does once it knows that the destination is a VIP; a verdict. `slack` bytes
+ * lie between its end and the forbidden page. */
+int host_parse(const unsigned char *frame, uint32_t length, uint32_t slack, uint64_t out[20])
+{
+	unsigned char *end = frames_end - slack, *start = end - length;
+	struct xdp_md ctx = {
+		.data = (uint32_t)(uintptr_t)start,
+		.data_end = (uint32_t)(uintptr_t)end,
+	};
+	struct cursor c = cursor_open(&ctx);
+	struct packet packet = {};
+	int verdict;
+
+	memcpy(start, frame, length);
+	memset(end, 0xff, slack);
+	verdict = parse_link(&c, &packet) ?: parse_network(&c, &packet);
+	if (!verdict)
+		verdict = parse_transport(&ctx, &c, &packet);
+	packet_spread(&packet, out);
+	return verdict;
+}
