@@ -3,9 +3,10 @@
 
 A table is a pure function of the table before it, the weights and a key. It promises to be
   exact      every backend owns its weighted share, rounded down or up;
-  minimal    among all exact tables, none is reached by moving fewer slots (the one exception: a
-             backend that comes back gets as many slots as it had, if that is still exact);
-  returning  a backend that comes back gets the slots it lost, the latest lost first;
+  minimal    among all exact tables, none is reached by moving fewer slots (the one exception is
+             the next line);
+  returning  a backend that comes back gets the slots it lost, the latest lost first; if undoing
+             its removal gives an exact table, that is the table;
   agreed     input order, machine and run do not matter: ties are broken by the key.
 
 Who is rounded up depends on the table before, not on the weights alone: rounding afresh each time
@@ -112,8 +113,9 @@ def shares(slots: Slots) -> dict[BackendId, int]:
 def _targets(before: SlotTable, weight: Counts, key: int) -> Counts:
     """Slots per id: the share rounded down or up, so that the least moves and the sum is right.
 
-    Everybody keeps what it owns, cut to [down, up]. Where the sum is then off, those are adjusted
-    first whose adjustment moves no slot, then by largest remainder, then in keyed order.
+    An exact table stays, and so does one that becomes exact by undoing a removal. Else everybody
+    keeps what it owns, cut to [down, up]. Where the sum is then off, everybody with room is as good
+    as another: no choice costs a further move. Largest remainder comes first, then keyed order.
     """
     total = int(weight.sum())
     if total == 0:
@@ -123,25 +125,23 @@ def _targets(before: SlotTable, weight: Counts, key: int) -> Counts:
     down, remainder = np.divmod(weight * SLOTS, total)
     up = down + (remainder > 0)
     owned = np.bincount(before.slots, minlength=BACKENDS_MAX)
-    if ((down <= owned) & (owned <= up)).all():
-        return owned
-    targets = np.clip(_owned_if_returned(before, weight, down, owned), down, up)
+    for counts in (owned, _owned_if_returned(before, weight, down, owned)):
+        if ((down <= counts) & (counts <= up)).all():
+            return counts
+    targets = np.clip(owned, down, up)
     missing = SLOTS - int(targets.sum())
     tie = _mix(np.arange(BACKENDS_MAX, dtype=np.uint64), key)
     if missing > 0:
-        order = np.lexsort((tie, -remainder, targets >= owned))
+        order = np.lexsort((tie, -remainder))
         targets[order[(targets < up)[order]][:missing]] += 1
     elif missing < 0:
-        order = np.lexsort((tie, remainder, targets <= owned))
+        order = np.lexsort((tie, remainder))
         targets[order[(targets > down)[order]][:-missing]] -= 1
     return targets
 
 
 def _owned_if_returned(before: SlotTable, weight: Counts, down: Counts, owned: Counts) -> Counts:
-    """What everybody would own if the changes that took away a returning backend were undone.
-
-    Only the rounding follows it: so that a removal and a return give the very table of before.
-    """
+    """What everybody would own if the changes that took away a returning backend were undone."""
     is_returning = (weight > 0) & (owned == 0)
     is_returning &= np.bincount(before.former.ravel(), minlength=BACKENDS_MAX) > 0
     if not is_returning.any():
