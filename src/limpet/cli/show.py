@@ -11,6 +11,7 @@ import typer
 from limpet.api.client import Client
 from limpet.api.interface import Json
 
+WIDTH = 160  # where there is no terminal
 PARTS = ("vips", "pools", "backends", "counters")
 STYLES = {"normal": "", "watch": "yellow", "alarm": "bold red"}
 
@@ -22,11 +23,17 @@ def show(what: str, socket: Path | None, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found[what] if what else found, indent=2))
         return
+    console = paper()
+    for table in tables(found):
+        console.print(table)
+
+
+def paper() -> Any:
+    """Where tables are printed: as wide as the terminal, or as wide as they like."""
     from rich.console import Console
 
     console = Console()
-    for table in tables(found):
-        console.print(table)
+    return console if console.is_terminal else Console(width=WIDTH)
 
 
 def read(client: Client, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -57,11 +64,19 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> An
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=f"\n{title}",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in left:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for column in right:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
@@ -95,15 +110,19 @@ def _rates(row: Json) -> tuple[str, str]:
 def _vips(rows: list[Json]) -> Any:
     table = _table(
         "VIPs",
-        ("name", "address", "protocol", "port", "pool", "affinity"),
-        ("flows", "packets/s", "bit/s", "packets", "dropped"),
+        ("name", "serves", "pool", "affinity"),
+        ("flows", "pkt/s", "bit/s", "dropped"),
     )
     for vip in rows:
-        port = "all" if vip["port"] is None else str(vip["port"])
-        cells = [vip["name"], vip["address"], vip["protocol"], port, vip["pool"], vip["affinity"]]
-        cells += [str(vip["flows"]), *_rates(vip), number(vip["packets"]), number(vip["dropped"])]
-        table.add_row(*cells)
+        cells = [vip["name"], _service(vip), vip["pool"], vip["affinity"]]
+        table.add_row(*cells, str(vip["flows"]), *_rates(vip), number(vip["dropped"]))
     return table
+
+
+def _service(vip: Json) -> str:
+    """As in "tcp 192.0.2.10:443" or "udp [2001:db8::1]:all"."""
+    address = f"[{vip['address']}]" if ":" in vip["address"] else vip["address"]
+    return f"{vip['protocol']} {address}:{vip['port'] or 'all'}"
 
 
 def _pools(rows: list[Json]) -> Any:
@@ -123,26 +142,26 @@ def _pools(rows: list[Json]) -> Any:
 def _backends(rows: list[Json]) -> Any:
     table = _table(
         "backends",
-        ("name", "address", "state", "next hop"),
-        ("weight", "slots", "share", "flows", "packets/s", "bit/s", "packets"),
+        ("name", "address", "next hop"),
+        ("weight", "slots", "share", "flows", "pkt/s", "bit/s"),
     )
     for backend in rows:
         pools = backend["pools"]
-        cells = [backend["name"], backend["address"], backend["state"], _hop(backend)]
+        cells = [backend["name"], backend["address"], _hop(backend)]
         cells += ["\n".join(str(pool[key]) for pool in pools) for key in ("weight", "slots")]
         cells.append("\n".join(f"{pool['share_percent']:.2f} %" for pool in pools))
-        cells += [str(backend["flows"]), *_rates(backend), number(backend["packets"])]
         is_good = backend["state"] == "active" and backend["next_hop"]["state"] == "resolved"
-        table.add_row(*cells, style="" if is_good else STYLES["watch"])
+        style = "" if is_good else STYLES["watch"]
+        table.add_row(*cells, str(backend["flows"]), *_rates(backend), style=style)
     return table
 
 
 def _hop(backend: Json) -> str:
     hop = backend["next_hop"]
-    if hop["state"] != "resolved":
-        return str(hop["state"])
-    by = f" by {hop['gateway']}" if hop["gateway"] else ""
-    return f"{hop['interface']}{by}"
+    text = str(hop["state"])
+    if hop["state"] == "resolved":
+        text = hop["interface"] + (f" by {hop['gateway']}" if hop["gateway"] else "")
+    return text if backend["state"] == "active" else f"{text}, {backend['state']}"
 
 
 def counters(found: Json) -> Any:

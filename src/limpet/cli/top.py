@@ -9,7 +9,7 @@ from typing import Any
 import typer
 
 from limpet.api.client import Client
-from limpet.cli.show import read, tables
+from limpet.cli.show import paper, read, tables
 
 PERIOD_S = 1.0
 PARTS = ("status", "vips", "backends", "counters")
@@ -20,10 +20,9 @@ def top(socket: Path | None, *, once: bool, as_json: bool) -> None:
     if as_json:
         _print_json(client, once=once)
         return
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = paper()
     if once:
         console.print(_screen(client))
         return
