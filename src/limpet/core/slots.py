@@ -174,8 +174,9 @@ def _moved_to(before: SlotTable, targets: Counts, key: int) -> Slots:
     order = _slot_order(key)
     is_open = np.ones(SLOTS, bool)  # slots that have not moved yet
     for level in range(HISTORY_DEPTH):
-        candidates = order[(deficit[before.former[level]] > 0)[order]]
-        if candidates.size:
+        is_wanted = deficit[before.former[level]] > 0
+        if is_wanted.any():
+            candidates = order[is_wanted[order]]
             latest = np.argsort(~before.left[level][candidates], kind="stable")
             _give_back(before, level, candidates[latest], slots, is_open, surplus, deficit)
     released = order[((surplus[slots] > 0) & is_open)[order]]
@@ -233,7 +234,8 @@ def _remember(before: SlotTable, slots: Slots) -> SlotTable:
     """
     generation = before.generation + 1
     former, left = before.former.copy(), before.left.copy()
-    places = np.flatnonzero(slots != before.slots)
+    has_past = (before.slots != 0) | before.former.any(axis=0)
+    places = np.flatnonzero((slots != before.slots) & has_past)
     home = slots[places]
     owner = before.slots[places]
     since = np.full(places.size, generation, np.uint32)
