@@ -146,14 +146,15 @@ static __always_inline enum verdict error_write6(struct cursor *c, const struct 
 {
 	struct ipv6hdr *ip = cursor_take(c, sizeof(*ip));
 	struct icmp *icmp = cursor_peek(c, sizeof(*icmp));
-	const __u64 *own = (const __u64 *)settings.icmp_source6;
+	const volatile __u64 *own = (const volatile __u64 *)settings.icmp_source6;
+	const __u64 own_high = own[0], own_low = own[1];
 	__u64 addresses[4];
 	__u64 sum;
 
 	if (!ip || !icmp)
 		return VERDICT_DROP_MALFORMED;
-	addresses[0] = own[0] | own[1] ? own[0] : swap64(p->vip_address[0]);
-	addresses[1] = own[0] | own[1] ? own[1] : swap64(p->vip_address[1]);
+	addresses[0] = own_high | own_low ? own_high : swap64(p->vip_address[0]);
+	addresses[1] = own_high | own_low ? own_low : swap64(p->vip_address[1]);
 	addresses[2] = swap64(p->client[0]);
 	addresses[3] = swap64(p->client[1]);
 	*(__be32 *)ip = swap32(6U << 28);

@@ -33,7 +33,10 @@ static __always_inline void *cursor_take(struct cursor *c, const __u32 len)
 /* Look at `len` bytes without moving on, or NULL. */
 static __always_inline void *cursor_peek(const struct cursor *c, const __u32 len)
 {
-	return c->pos + len > c->end ? 0 : c->pos;
+	void *seen = c->pos + len > c->end ? 0 : c->pos;
+
+	opaque(seen); /* so that callers compare the pointer that they use */
+	return seen;
 }
 
 /* Move on over `len` bytes, up to 4095; what lies there is not looked at. */
