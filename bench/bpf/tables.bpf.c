@@ -2,8 +2,8 @@
 
 /* Two connection tables under the same traffic: ours (bpf/flow.h) and the kernel's LRU hash.
  *
- * Both programs read an IPv4/TCP header at fixed offsets, look the flow up, create it if it is missing, and keep the
- * time of its last packet. Neither does anything else, so the difference between them is the table.
+ * Both programs read an IPv4/TCP header at fixed offsets, look the flow up, create it if it is missing, and keep
+ * the time of its last packet. Neither does anything else, so the difference between them is the table.
  */
 
 #include "../../bpf/flow.h"

@@ -255,7 +255,7 @@ def test_no_such_interface(clean: Pair) -> None:
     assert untouched(clean)
 
 
-def test_no_ethernet(clean: Pair) -> None:
+def test_interface_without_ethernet_is_refused(clean: Pair) -> None:
     with pytest.raises(Unsupported, match="no Ethernet"):
         apply(clean, interface="lo")
     assert untouched(clean)
@@ -292,7 +292,7 @@ def test_a_failed_reload_leaves_the_data_path(clean: Pair) -> None:
     assert not show(clean).problems()
 
 
-def test_ipv6_disabled(clean: Pair) -> None:
+def test_ipv6_switched_off_is_refused(clean: Pair) -> None:
     namespace.sysctl(clean.backend, {"ipv6.conf.lo.disable_ipv6": "1"})
     with pytest.raises(LimpetError, match=r"put 2001:db8::10 on lo.*is IPv6 disabled"):
         apply(clean)

@@ -67,7 +67,7 @@ LINES: dict[Path, int] = {
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"], ids=["LF", "CRLF"])
 @pytest.mark.parametrize(("path", "line"), LINES.items(), ids=str)
-def test_line_of(path: Path, line: int, ending: str) -> None:
+def test_line_of_a_key_is_where_it_stands(path: Path, line: int, ending: str) -> None:
     text = TEXT.replace("\n", ending)
     tomllib.loads(text)
     assert Source(text, "x.toml").line(path) == line
