@@ -137,6 +137,18 @@ def down(lab: LabName = DEFAULT) -> None:
     typer.echo(f"lab {lab} is gone" if removed else f"lab {lab} was not up; nothing to remove")
 
 
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up at the end.")] = False,
+    lab: Annotated[str, typer.Option("--lab", help="Name of the lab.", metavar="NAME")] = DEFAULT,
+) -> None:
+    """Tell the story: sessions that live while all around them changes. Status 1 if one broke."""
+    from limpet.lab import demo as story
+
+    if not story.tell(lab, keep=keep):
+        raise typer.Exit(1)
+
+
 def _print_status(lab: str, as_json: bool) -> None:
     from limpet.lab import operations
 

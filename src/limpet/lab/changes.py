@@ -79,8 +79,8 @@ def start(lab: str, name: str) -> None:
         now = state.read(lab)
         host = now.topology.find(name)
         if name in now.killed:
-            Network(lab, now.topology).configure(host)
             now = now.changed(killed=now.killed - {name})
+            _boot(now, host)
             state.save(now)
         if host.role in HAS_SERVICE:
             process = now.processes.get(name)
@@ -90,6 +90,18 @@ def start(lab: str, name: str) -> None:
 
 
 # --- Steps --------------------------------------------------------------------------------------
+
+
+def _boot(now: State, host: Host) -> None:
+    """The host's links, addresses and routes again, and its neighbours aware of it."""
+    router = now.topology.router().name
+    if router in now.killed:
+        raise Conflict(f"host '{host.name}' has no link while '{router}' is down; start that first")
+    network = Network(now.lab, now.topology)
+    network.configure(host)
+    others = [each for each in now.topology.host if each.role is not Role.ROUTER]
+    linked = others if host.role is Role.ROUTER else [host]
+    network.wait_links(each for each in linked if each.name not in now.killed)
 
 
 def _add_host(now: State, name: str) -> Host:
@@ -131,6 +143,7 @@ def _start_backend(now: State, topology: Topology, host: Host) -> None:
     network = Network(now.lab, topology)
     network.attach(host)
     network.configure(host)
+    network.wait_links([host])
     outside = topology.with_host(host.model_copy(update={"pooled": False}))
     now = start_service(now.changed(topology=outside), host)
     Forwarding(now, [host]).wait()

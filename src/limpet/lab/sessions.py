@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives the workload on a lab's hosts: servers, held sessions, short connections, a flood.
+
+What `demo` and the lab's traffic tests share. Processes run in the hosts' namespaces and end with
+`close`. The workload itself is in `workload` and `flood`; this only starts it and reads what it
+says.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from limpet.core.errors import LimpetError
+
+SERVER_WAIT_S = 10.0
+END_WAIT_S = 30.0
+
+
+def _start(lab: str, host: str, arguments: list[str]) -> subprocess.Popen[str]:
+    """A module of limpet.lab on a host, its standard streams piped."""
+    enter = f"from limpet.lab import entry; entry.become({lab!r}, {host!r}, {_argv(arguments)!r})"
+    return subprocess.Popen(
+        [sys.executable, "-c", enter],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _argv(arguments: list[str]) -> list[str]:
+    return [sys.executable, "-m", *arguments]
+
+
+def _run(lab: str, host: str, arguments: list[str], timeout_s: float) -> dict[str, Any]:
+    """Run to the end; its last line of output."""
+    process = _start(lab, host, arguments)
+    try:
+        output, errors = process.communicate(timeout=timeout_s)
+    except BaseException:
+        process.kill()
+        raise
+    if process.returncode:
+        raise LimpetError(f"{' '.join(arguments)} on {host} failed: {errors.strip()}")
+    last: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return last
+
+
+class Server:
+    """The session server on a backend; it answers with the host's name."""
+
+    def __init__(self, lab: str, host: str, port: int) -> None:
+        self._process = _start(lab, host, ["limpet.lab.workload", "serve", host, str(port)])
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != "ready":
+            _, errors = self._process.communicate(timeout=SERVER_WAIT_S)
+            raise LimpetError(f"the session server on {host} does not start: {errors.strip()}")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+class HeldSessions:
+    """Sessions held by one client host until `finish`; a context manager that ends them."""
+
+    def __init__(self, lab: str, host: str, number: int, port: int, vips: list[str]) -> None:
+        arguments = ["limpet.lab.workload", "hold", str(number), str(port), *vips]
+        self._process = _start(lab, host, arguments)
+        self._latest: dict[str, Any] = {}
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._latest = json.loads(line)
+
+    def report(self) -> dict[str, Any]:
+        """What the client last said; `workload.Held.report` makes it."""
+        return self._latest
+
+    def wait_open(self, timeout_s: float = 30.0) -> dict[str, Any]:
+        """Wait until all sessions have been opened, or have failed to."""
+        deadline = time.monotonic() + timeout_s
+        while not self._latest:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._process.kill()
+                _, errors = self._process.communicate()
+                raise LimpetError(f"the sessions do not open: {errors.strip()[-500:]}")
+            time.sleep(0.05)
+        return self._latest
+
+    def finish(self) -> dict[str, Any]:
+        """End the sessions; the final report."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+        self._process.wait(END_WAIT_S)
+        self._reader.join(END_WAIT_S)
+        return self._latest
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait(END_WAIT_S)
+
+
+def short_connections(
+    lab: str, host: str, number: int, port: int, vips: list[str]
+) -> dict[str, Any]:
+    """{"by_backend": {name: connections}, "failed": {why: connections}}."""
+    arguments = ["limpet.lab.workload", "short", str(number), str(port), *vips]
+    return _run(lab, host, arguments, timeout_s=300)
+
+
+def syn_flood(lab: str, host: str, vip: str, port: int, count: int) -> dict[str, Any]:
+    """{"sent": packets, "seconds": duration}."""
+    return _run(lab, host, ["limpet.lab.flood", vip, str(port), str(count)], timeout_s=300)
