@@ -76,6 +76,16 @@ def test_a_killed_host_says_so(network: State) -> None:
     assert _states(network.lab)["client1"] == "up"
 
 
+def test_a_host_without_a_link_waits_for_the_router(network: State) -> None:
+    changes.kill(network.lab, "router", daemon_only=False)
+    changes.kill(network.lab, "b2", daemon_only=False)
+    with pytest.raises(Conflict, match="no link while 'router' is down"):
+        changes.start(network.lab, "b2")
+    assert _states(network.lab)["b2"] == "killed"
+    changes.start(network.lab, "router")
+    assert _states(network.lab)["b2"] == "killed"
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
