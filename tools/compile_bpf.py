@@ -22,6 +22,7 @@ FLAGS = [
     "-g",
     "-fno-unwind-tables",
     "-fno-asynchronous-unwind-tables",
+    "-fno-strict-aliasing",  # packet bytes are read as words of several sizes
     "-Wall",
     "-Wextra",
     "-Werror",
