@@ -14,10 +14,9 @@ from limpet.datapath.reference.settings import Settings
 
 ECHO_REPLY = {4: 0, 6: 129}
 ICMP_HEADER = 8
-# How much of the packet an error quotes: much of a long one, and what RFC 792 demands of a short
-# one.
-QUOTE_LONG = 504
-QUOTE_SHORT = {4: 28, 6: 48}
+# How much of the packet an error quotes at most: as much as fits in 576 bytes (RFC 1812, section
+# 4.3.2.3) or 1280 (RFC 4443, section 2.4). Always whole words.
+QUOTE_MAX = {4: 548, 6: 1232}
 # (type, code)
 TOO_BIG = {4: (3, 4), 6: (2, 0)}
 TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}
@@ -41,7 +40,10 @@ def echo_reply(frame: bytes, p: Packet) -> bytes:
         packet[7] = OUTER_HOP_LIMIT
     request, reply = ECHO_REQUEST[p.family], ECHO_REPLY[p.family]
     packet[p.header_length] = reply
-    _replace(packet, p.header_length + 2, request << 8, reply << 8)
+    at = p.header_length + 2
+    _replace(packet, at, request << 8, reply << 8)
+    if packet[at : at + 2] == bytes(2):  # the same number, but over zeros only ffff is valid
+        packet[at : at + 2] = b"\xff\xff"
     return frame[6:12] + frame[0:6] + frame[12 : p.link_length] + bytes(packet)
 
 
@@ -59,7 +61,7 @@ def may_be_told(p: Packet) -> bool:
 def error(settings: Settings, frame: bytes, p: Packet, mtu: int | None) -> bytes:
     """The sender is told what would have fitted; `None`: that the hop limit was used up."""
     code = (TIME_EXCEEDED if mtu is None else TOO_BIG)[p.family]
-    size = QUOTE_LONG if p.length >= QUOTE_LONG else QUOTE_SHORT[p.family]
+    size = min(p.length, QUOTE_MAX[p.family]) & ~3
     quote = frame[p.link_length : p.link_length + size]
     icmp = bytes(code) + bytes(2) + (mtu or 0).to_bytes(4, "big") + quote
     destination = _packed(p, p.client)

@@ -110,7 +110,10 @@ def transport(cursor: Cursor, p: Packet) -> None:
         _icmp(cursor, p)
     elif p.protocol not in (TCP, UDP):
         raise Final(Verdict.NO_SERVICE)
-    elif p.kind is not Kind.LATER_FRAGMENT:
+    elif p.kind is Kind.LATER_FRAGMENT:
+        if p.length < p.header_length:
+            raise Final(Verdict.DROP_MALFORMED)
+    else:
         (_tcp if p.protocol == TCP else _udp)(cursor, p)
 
 
@@ -187,5 +190,7 @@ def _quote(cursor: Cursor, p: Packet) -> None:
     if quoted.client != p.vip_address:
         raise Final(unusable)
     ports = cursor.take(EIGHT, unusable)
+    if p.length < p.header_length + EIGHT + quoted.header_length + EIGHT:
+        raise Final(unusable)
     p.client, p.protocol, p.kind = quoted.vip_address, quoted.protocol, Kind.ICMP_ERROR
     p.vip_port, p.client_port = number(ports[0:2]), number(ports[2:4])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connection table: flow -> backend, set-associative (docs/adr/0001-connection-table.md).
 
-A flow may live in two buckets of eight entries; the second is looked at only if the first has
+A flow may live in two buckets of eight entries; the second is searched only if the first has
 spilled. A live established flow is never evicted: not by a flood of handshakes, not by anything.
 Who makes room, best first: an empty place, an expired entry, one that saw a single packet, one that
 is closing; among equals the one idle longest.
@@ -23,6 +23,7 @@ FRAGMENT_TWEAK = int.from_bytes(b"fragment", "big")  # keeps their hashes apart 
 NO_VIP = 0  # of a fragment's entry
 TICKS = 1 << FlowWord.SEEN_BITS  # ticks wrap round
 HALF = Limit.FLOW_WAYS // 2
+FREE_WANTED = 3  # free places below which the second bucket is considered
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +92,21 @@ EVICTED = {
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """A place that a new entry may take."""
+    """The best place of a bucket for a new entry."""
 
+    bucket: int
+    way: int
     rank: Rank
-    bucket: int = 0
-    way: int = 0
+    free: int  # places of the bucket that are empty or expired
+
+    def is_better(self, first: "Room") -> bool:
+        """Whether this place, of the second bucket, is better than that of the first.
+
+        A flow leaves its first bucket before that is full: then both fill evenly.
+        """
+        if self.free or first.free:
+            return self.free > first.free
+        return self.rank < first.rank
 
 
 def life_after(life: Life, kind: Kind) -> Life:
@@ -165,8 +176,10 @@ class ConnectionTable:
                 return entry
         return None
 
-    def _age(self, entry: Entry, now: int) -> int:
+    def _age(self, entry: Entry | None, now: int) -> int:
         """Idle ticks. A tick that lies ahead, stored by another CPU, is no age."""
+        if entry is None:
+            return 0
         age = (now - entry.seen) % TICKS
         return 0 if age >= TICKS // 2 else age
 
@@ -202,14 +215,14 @@ class ConnectionTable:
         """
         events = []
         room = self._room(flow.first, flow, now)
-        if room.rank > Rank.EXPIRED:
+        if room.free < FREE_WANTED:
             other = self._room(flow.second, flow, now)
-            if other.rank < room.rank:
+            if other.is_better(room):
                 room = other
                 self._buckets[flow.first].has_spilled = True
                 events.append(Event.FLOW_SPILLED)
         if room.rank is Rank.NONE:
-            return [Event.REFUSED_FULL]
+            return [*events, Event.REFUSED_FULL]
         places = self._buckets[room.bucket].places
         places[room.way] = Entry(flow.id, flow.vip, flow.check, backend, life, now)
         events.append(Event.FLOW_CREATED)
@@ -217,21 +230,18 @@ class ConnectionTable:
             events.append(EVICTED[room.rank])
         return events
 
-    def _room(self, bucket: int, flow: Flow, now: int) -> Room:
+    def _room(self, number: int, flow: Flow, now: int) -> Room:
         """The best place in a bucket. Each flow prefers one half of it: one cache line."""
-        half = flow.hash >> 48 & HALF
-        best, best_age = Room(Rank.NONE), 0
-        for i in range(Limit.FLOW_WAYS):
-            way = i ^ half
-            entry = self._buckets[bucket].places[way]
-            if entry is None:
-                return Room(Rank.EMPTY, bucket, way)
-            rank, age = self._rank(entry, now), self._age(entry, now)
-            if rank < best.rank or (rank == best.rank != Rank.NONE and age > best_age):
-                best, best_age = Room(rank, bucket, way), age
-        return best
+        places = self._buckets[number].places
+        order = [way ^ (flow.hash >> 48 & HALF) for way in range(Limit.FLOW_WAYS)]
+        ranks = {way: self._rank(places[way], now) for way in order}
+        best = min(order, key=lambda way: (ranks[way], -self._age(places[way], now)))
+        free = sum(rank <= Rank.EXPIRED for rank in ranks.values())
+        return Room(number, best, ranks[best], free)
 
-    def _rank(self, entry: Entry, now: int) -> Rank:
+    def _rank(self, entry: Entry | None, now: int) -> Rank:
+        if entry is None:
+            return Rank.EMPTY
         if self._has_expired(entry, now):
             return Rank.EXPIRED
         if entry.life in (Life.OPENING, Life.FRAGMENT):

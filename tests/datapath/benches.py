@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two benches with the same controls: a packet case runs on the reference and on the kernel.
+
+A bench is set to an image with an empty connection table, then takes frames and says what it saw.
+Time stands still on both; `age` lets entries grow older instead. The kernel's verdict is read from
+its counters: each frame must move exactly one.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from limpet.core.diff import Changes, diff
+from limpet.core.model import Image
+from limpet.datapath import abi, kernel, libbpf
+from limpet.datapath.abi import Event, FlowWord, Rung, Verdict
+from limpet.datapath.kernel import Kernel, Sizes
+from limpet.datapath.reference import Reference
+from packets.world import IMAGE, INGRESS, POOLS, TICK_SHIFT, Switches, settings
+
+NUMBERS = count(1)
+TICKS = 1 << FlowWord.SEEN_BITS
+START = 5  # tick at which the reference begins
+DROPPED = range(Verdict.DROP_MALFORMED, len(Verdict))
+Stats = dict[tuple[str, int, str], int]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of a frame: counters moved, the XDP action, bytes unless dropped."""
+
+    verdict: Verdict
+    rung: Rung | None
+    events: tuple[Event, ...]  # in the order of their numbers
+    action: str
+    frame: bytes | None
+
+
+class Bench(Protocol):
+    """What the tests ask of either."""
+
+    def reset(self, image: Image) -> None: ...
+    def apply(self, changes: Changes) -> None: ...
+    def run(self, frame: bytes) -> Seen: ...
+    def age(self, ticks: int) -> None: ...
+    def entries(self) -> dict[tuple[int, int], tuple[int, int]]: ...
+    def stats(self) -> Stats: ...
+
+
+ACTIONS = {
+    Verdict.NOT_IP: "pass",
+    Verdict.NOT_VIP: "pass",
+    Verdict.NO_SERVICE: "pass",
+    Verdict.PASS_MALFORMED: "pass",
+    Verdict.VIA_KERNEL: "pass",
+    Verdict.TRANSMIT: "tx",
+    Verdict.ECHO_REPLY: "tx",
+    Verdict.TOO_BIG: "tx",
+    Verdict.HOP_LIMIT: "tx",
+    Verdict.REDIRECT: "redirect",
+}
+
+
+def action(verdict: Verdict, switches: Switches) -> str:
+    """The XDP action that a verdict becomes."""
+    found = ACTIONS.get(verdict, "drop")
+    return "redirect" if found == "tx" and switches.redirect_always else found
+
+
+class ReferenceBench:
+    """The reference."""
+
+    def __init__(self, switches: Switches) -> None:
+        self._switches = switches
+        self.reset(IMAGE)
+
+    def reset(self, image: Image) -> None:
+        self._reference = Reference(settings(self._switches))
+        self._reference.load(image)
+        self._ticks = START
+
+    def apply(self, changes: Changes) -> None:
+        self._reference.apply(changes)
+
+    def run(self, frame: bytes) -> Seen:
+        outcome = self._reference.run(frame, self._ticks << TICK_SHIFT, INGRESS)
+        events = tuple(sorted(outcome.events))
+        done = action(outcome.verdict, self._switches)
+        return Seen(outcome.verdict, outcome.rung, events, done, outcome.frame)
+
+    def age(self, ticks: int) -> None:
+        self._ticks += ticks
+
+    def entries(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(bucket, way) -> (id, word), with ticks counted from now."""
+        return {
+            (bucket, way): (number, _since(word, self._ticks))
+            for bucket, way, number, word in self._reference.table.words()
+        }
+
+    def stats(self) -> Stats:
+        both = {"vip": self._reference.vip_stats, "backend": self._reference.backend_stats}
+        return {
+            (kind, number, name): value
+            for kind, stats in both.items()
+            for (number, name), value in stats.items()
+            if value
+        }
+
+
+def _since(word: int, ticks: int) -> int:
+    """A word whose tick is counted from `ticks` on; a mark without an entry has no tick."""
+    if not word >> FlowWord.LIFE_SHIFT & (1 << FlowWord.LIFE_BITS) - 1:
+        return word
+    seen = (word >> FlowWord.SEEN_SHIFT) % TICKS
+    return word - (seen << FlowWord.SEEN_SHIFT) + ((seen - ticks) % TICKS << FlowWord.SEEN_SHIFT)
+
+
+class KernelBench:
+    """The program in the kernel, by test runs; its maps are pinned under a name of their own."""
+
+    def __init__(self, pins: Path, switches: Switches) -> None:
+        self._kernel = Kernel.open(pins, Sizes(switches.buckets, len(POOLS)))
+        self._kernel.load(settings(switches))
+        self._image = Image()
+        fd = libbpf.get(pins / "maps" / "flows")
+        self._memory = libbpf.map_memory(fd)
+        os.close(fd)
+        places = switches.buckets * int(abi.Limit.FLOW_WAYS)
+        self._flows: NDArray[np.void] = np.frombuffer(self._memory, abi.FLOW_ENTRY, places)
+        self.reset(IMAGE)
+
+    def reset(self, image: Image) -> None:
+        self.apply(diff(self._image, image))
+        self._image = image
+        self._flows[:] = np.zeros((), abi.FLOW_ENTRY)
+        self._stats = self._all_stats()
+
+    def apply(self, changes: Changes) -> None:
+        self._kernel.apply(changes)
+        self._image = self._kernel.observe()
+
+    def run(self, frame: bytes) -> Seen:
+        before = self._kernel.counters()
+        run = self._kernel.test_run(frame)
+        after = self._kernel.counters()
+        verdicts = _moved(before.verdicts, after.verdicts)
+        rungs = _moved(before.rungs, after.rungs)
+        assert len(verdicts) == 1, f"one packet, several verdicts: {verdicts}"
+        assert len(rungs) <= 1, f"one packet, several rungs: {rungs}"
+        verdict = Verdict[verdicts[0]]
+        return Seen(
+            verdict,
+            Rung[rungs[0]] if rungs else None,
+            tuple(sorted(Event[name] for name in _moved(before.events, after.events))),
+            run.action,
+            None if verdict in DROPPED else run.packet,
+        )
+
+    def age(self, ticks: int) -> None:
+        words = self._flows["word"]
+        used = words >> np.uint64(FlowWord.LIFE_SHIFT) & np.uint64(7) > 0
+        words[used] = [_since(word, ticks) for word in words[used].tolist()]
+
+    def entries(self) -> dict[tuple[int, int], tuple[int, int]]:
+        """(bucket, way) -> (id, word) of what is not zero."""
+        return {
+            divmod(int(place), int(abi.Limit.FLOW_WAYS)): self._entry(int(place))
+            for place in np.flatnonzero(self._flows["word"])
+        }
+
+    def _entry(self, place: int) -> tuple[int, int]:
+        number, word = self._flows[place].item()
+        return number, _since(word, self._kernel.tick())
+
+    def stats(self) -> Stats:
+        now = self._all_stats()
+        return {key: moved for key, value in now.items() if (moved := value - self._stats[key])}
+
+    def _all_stats(self) -> Stats:
+        both = {"vip": self._kernel.vip_stats(), "backend": self._kernel.backend_stats()}
+        return {
+            (kind, number, name): int(value)
+            for kind, rows in both.items()
+            for name in rows.dtype.names or ()
+            for number, value in enumerate(rows[name])
+        }
+
+    def close(self) -> None:
+        self._kernel.close()
+
+
+def _moved(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """Names of counters, as often as they moved."""
+    return [
+        name.upper() for name, value in after.items() for _ in range(value - before.get(name, 0))
+    ]
+
+
+class KernelBenches:
+    """Benches by switches, loaded once each."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Switches, KernelBench] = {}
+        self._pins: list[Path] = []
+
+    def get(self, switches: Switches) -> KernelBench:
+        """The bench with these switches."""
+        if switches not in self._loaded:
+            pins = libbpf.BPFFS / f"limpet-test-{os.getpid()}-{next(NUMBERS)}"
+            self._pins.append(pins)
+            self._loaded[switches] = KernelBench(pins, switches)
+        return self._loaded[switches]
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for bench in self._loaded.values():
+            bench.close()
+        for pins in self._pins:
+            kernel.remove(pins)
+
+
+@contextmanager
+def kernel_benches() -> Iterator[KernelBenches]:
+    """Kernel benches, removed again."""
+    benches = KernelBenches()
+    try:
+        yield benches
+    finally:
+        benches.close()

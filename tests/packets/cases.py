@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All packet cases."""
+
+from packets import (
+    cases_answer,
+    cases_encap,
+    cases_flow,
+    cases_fragment,
+    cases_icmp,
+    cases_link,
+    cases_malformed,
+    cases_service,
+)
+from packets.case import Case
+
+CASES: list[Case] = [
+    *cases_link.CASES,
+    *cases_malformed.CASES,
+    *cases_service.CASES,
+    *cases_encap.CASES,
+    *cases_answer.CASES,
+    *cases_icmp.CASES,
+    *cases_fragment.CASES,
+    *cases_flow.CASES,
+]
+MALFORMED: list[Case] = cases_malformed.CASES
