@@ -37,7 +37,7 @@ TITLES: dict[type[LimpetError], str] = {
     Unreachable: "the daemon does not answer",
     LimpetError: "the request failed",
 }
-NAMES = {
+NAMES: dict[type[LimpetError], str] = {
     ConfigError: "config",
     NotFound: "not-found",
     Conflict: "conflict",
@@ -74,5 +74,5 @@ def decode(problem: dict[str, Any]) -> LimpetError:
         return ConfigError([Problem(**found) for found in problem.get("problems", [])])
     if name == "datapath":
         return DatapathError(problem.get("step", ""), problem.get("errno", 0), detail)
-    kind = next((kind for kind, text in NAMES.items() if text == name), LimpetError)
-    return kind(detail)
+    kinds = {text: kind for kind, text in NAMES.items()}
+    return kinds.get(name, LimpetError)(detail)

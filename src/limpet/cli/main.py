@@ -98,9 +98,7 @@ def reload_(socket: Socket = None, as_json: AsJson = False) -> None:
 
 @app.command()
 def down(
-    name: Annotated[
-        str | None, typer.Argument(help="The director [default: the only one].")
-    ] = None,
+    name: Annotated[str, typer.Argument(help="The director; without it: the only one.")] = "",
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
