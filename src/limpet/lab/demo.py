@@ -119,7 +119,7 @@ class Story:
         return f"{sent['sent']:,} sources, {rate:,.0f} packets/s; connection table: {figures}"
 
     def _events(self) -> dict[str, int]:
-        return {row["counter"]: row["value"] for row in self.show("/v1/counters")["events"]}
+        return {row["name"]: row["value"] for row in self.show("/v1/counters")["events"]}
 
 
 def tell(lab: str, *, keep: bool, console: Console | None = None) -> bool:
