@@ -12,6 +12,7 @@ import os
 import select
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -30,6 +31,7 @@ BACKEND4, BACKEND6 = "10.0.0.11", "2001:db8:a::11"
 VIP4, VIP6 = "192.0.2.10", "2001:db8::10"
 DIRECTOR4, DIRECTOR6 = "100.64.9.9", "fd00:11be:7::9:9"
 NO_DAD = 0x02
+TUN_DEVICE = Path("/dev/net/tun")
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 IPIP, IP6 = socket.IPPROTO_IPIP, socket.IPPROTO_IPV6
 
@@ -99,9 +101,11 @@ class Director:
         self._thread = threading.Thread(target=self._forward)
 
     def __enter__(self) -> Self:
+        if not TUN_DEVICE.exists():
+            subprocess.run(["modprobe", "tun"], check=True)
         family = socket.AF_INET if self._target.version == 4 else socket.AF_INET6
         with self._pair.inside(self._pair.client):
-            self._tun = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+            self._tun = os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC)
             request = struct.pack("16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI)
             fcntl.ioctl(self._tun, TUNSETIFF, request)
             self._out = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)

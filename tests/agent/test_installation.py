@@ -12,7 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from agent.namespaces import VIP4, VIP6, Director, Pair, ask, ask_once, calling, listening
+from agent.namespaces import (
+    BACKEND4,
+    BACKEND6,
+    VIP4,
+    VIP6,
+    Director,
+    Pair,
+    ask,
+    ask_once,
+    calling,
+    listening,
+)
 from limpet.agent import egress, ingress, installation, interface, mss, programs, report, state
 from limpet.agent.config import AgentConfig
 from limpet.core.errors import Conflict, LimpetError, NotFound, Unsupported
@@ -121,6 +132,30 @@ def test_uploads_fit_when_encapsulated(
     assert is_whole
     assert 1_200 < segment <= limit
     assert show(clean).counters["mss_clamped"] == 1
+
+
+@pytest.mark.parametrize(("vip", "backend"), [(VIP4, BACKEND4), (VIP6, BACKEND6)])
+def test_frames_in_mode_l2_reach_the_vip(clean: Pair, vip: str, backend: str) -> None:
+    """The director rewrites the MAC alone; as does a sender whose next hop is the backend."""
+    apply(clean)
+    with namespace.netlink(clean.client) as link:
+        link.route("add", dst=f"{vip}/{ip_address(vip).max_prefixlen}", gateway=backend)
+    with listening(clean, vip, socket.SOCK_DGRAM) as server:
+        assert ask_once(clean, server, vip)
+    assert show(clean).counters["decapsulated"] == 0
+
+
+@pytest.mark.parametrize("vip", [VIP4, VIP6])
+def test_nobody_on_the_segment_learns_of_the_vip(clean: Pair, vip: str) -> None:
+    """The backend does not answer ARP or neighbour solicitations for it."""
+    apply(clean)
+    with namespace.netlink(clean.client) as link:
+        oif = link.link_lookup(ifname="eth0")[0]
+        link.route("add", dst=f"{vip}/{ip_address(vip).max_prefixlen}", oif=oif)
+    with listening(clean, vip, socket.SOCK_DGRAM) as server:
+        server.settimeout(QUICK_S)
+        with pytest.raises(TimeoutError):
+            ask_once(clean, server, vip)
 
 
 def test_everything_is_put_back(clean: Pair) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's process: signals, systemd's notifications, fail static, one process a name."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from agent.namespaces import VIP4, VIP6, Director, Pair, ask_once, listening
+from limpet.agent import installation, report, state
+from limpet.agent.report import Report
+from limpet.core.errors import ConfigError, Conflict, NotFound
 
 pytestmark = pytest.mark.kernel
 
 WAIT_S = 10
-COMMAND = [sys.executable, "-c", "from limpet.cli.agent import app; app()"]
+COMMAND = [sys.executable, "-m", "limpet", "agent"]
 
 
 class Agent:
@@ -68,11 +72,9 @@ class Agent:
                 check=False,
             )
 
-    def show(self) -> dict[str, object]:
-        done = self.command("show", self.pair.name, "--json")
-        assert done.returncode == 0, done.stderr
-        found: dict[str, object] = json.loads(done.stdout)
-        return found
+    def show(self) -> Report:
+        with self.pair.inside(self.pair.backend):
+            return report.read(self.pair.name)
 
     def events(self) -> list[str]:
         return [json.loads(line)["event"] for line in self.log.read_text().splitlines()]
@@ -90,7 +92,8 @@ def agent(pair: Pair, tmp_path: Path) -> Iterator[Agent]:
     finally:
         if made.process is not None and made.process.poll() is None:
             made.signal(signal.SIGKILL)
-        made.command("down", pair.name)
+        with pair.inside(pair.backend), state.locked(pair.name), contextlib.suppress(NotFound):
+            installation.remove(pair.name)
         made.notices.close()
 
 
@@ -104,9 +107,8 @@ def test_packets_flow_without_the_process(agent: Agent, number: signal.Signals) 
     agent.start()
     assert agent.works()
     found = agent.show()
-    assert found["problems"] == []
-    assert isinstance(found["counters"], dict)
-    assert found["counters"]["decapsulated"] == 3
+    assert not found.problems()
+    assert found.counters["decapsulated"] == 3
 
 
 def test_a_hangup_reads_the_file_again(agent: Agent) -> None:
@@ -118,14 +120,15 @@ def test_a_hangup_reads_the_file_again(agent: Agent) -> None:
     assert agent.events() == ["ready", "reloaded"]
 
 
-@pytest.mark.parametrize("broken", ["mtu = 5", "nonsense = 1", "[", 'xdp = "offload"'])
+@pytest.mark.parametrize("broken", ["mtu = 5", "["])
 def test_a_bad_file_changes_nothing(agent: Agent, broken: str) -> None:
     agent.start()
     before = agent.show()
     agent.write([VIP6], broken)
     agent.signal(signal.SIGHUP)
     agent.await_notice("READY=1")
-    assert agent.show() == before
+    after = agent.show()
+    assert (after.vips, after.mss4, after.program) == (before.vips, before.mss4, before.program)
     assert agent.works()
     assert agent.events() == ["ready", "reload refused, nothing changed"]
 
@@ -144,7 +147,7 @@ def test_one_process_a_name(agent: Agent) -> None:
     assert agent.process is not None
     for words in (("run", str(agent.file)), ("down", agent.pair.name)):
         done = agent.command(*words)
-        assert done.returncode != 0
+        assert done.returncode == Conflict.exit_status
         assert f"is running (process {agent.process.pid})" in done.stderr
     assert agent.works()
 
@@ -156,7 +159,16 @@ def test_down_leaves_nothing(agent: Agent) -> None:
     assert (done.returncode, done.stdout) == (0, f"agent {agent.pair.name} is gone\n")
     assert VIP4 not in agent.pair.addresses()
     assert not list(Path("/run/limpet").glob(f"agent-{agent.pair.name}.*"))
-    assert agent.command("down", agent.pair.name).returncode != 0
+    assert agent.command("down", agent.pair.name).returncode == NotFound.exit_status
+
+
+def test_files_are_checked_without_root_or_kernel(agent: Agent) -> None:
+    assert "right; agent" in agent.command("check", str(agent.file)).stdout
+    agent.write([])
+    done = agent.command("check", str(agent.file))
+    assert done.returncode == ConfigError.exit_status
+    assert f"{agent.file}:4: vips: the list is empty" in done.stderr
+    assert agent.command("check", "/nonexistent").returncode == NotFound.exit_status
 
 
 def test_show_is_for_people_too(agent: Agent) -> None:
@@ -166,6 +178,10 @@ def test_show_is_for_people_too(agent: Agent) -> None:
     assert f"agent {agent.pair.name} on eth0, XDP native" in text
     assert "decapsulated" in text
     assert "handed to the kernel" in text
+    found = json.loads(agent.command("show", agent.pair.name, "--json").stdout)
+    assert found["vips"] == [{"address": VIP4, "present": True}]
+    assert found["counters"]["decapsulated"] == 1
+    assert found["problems"] == []
 
 
 def test_root_is_needed(agent: Agent) -> None:
