@@ -3,7 +3,7 @@
 
 Counters are read once a second, so that a rate is there at once whoever asks first. Counting the
 flows means reading the connection table; that is done only when asked for, and the answer is kept
-for a second, or longer where the table is so big that counting takes long.
+for ten times as long as it took, so that many who ask do not cost more than one.
 """
 
 import asyncio
@@ -69,13 +69,13 @@ class Sampler:
         return self._rates
 
     def census(self) -> Census:
-        """Flows now, at most a second or ten times the counting old. Any thread may ask."""
+        """Flows now, or a moment ago. Any thread may ask."""
         with self._counting:
             began = time.monotonic()
             if self._census is None or began >= self._census_until:
                 self._census = self._kernel.flows().census(self._kernel.tick())
                 took = time.monotonic() - began
-                self._census_until = began + max(PERIOD_S / 2, took / SHARE_OF_TIME)
+                self._census_until = began + took / SHARE_OF_TIME
             return self._census
 
     def _sample(self) -> Sample:
