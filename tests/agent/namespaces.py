@@ -72,6 +72,13 @@ class Pair:
     def inside(self, name: str) -> contextlib.AbstractContextManager[None]:
         return namespace.inside(name)
 
+    def resize(self, mtu: int) -> None:
+        """Another MTU on both ends."""
+        self.mtu = mtu
+        for name in (self.client, self.backend):
+            with namespace.netlink(name) as link:
+                link.link("set", index=link.link_lookup(ifname=VETH)[0], mtu=mtu)
+
     def addresses(self) -> set[str]:
         """Of the backend, on any interface, but for link-local ones: they come when they like."""
         with namespace.netlink(self.backend) as link:

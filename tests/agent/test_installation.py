@@ -93,6 +93,23 @@ def test_strangers_are_not_heard(installed: Pair, outer: int) -> None:
     assert show(installed).counters["drop_source"] == 1
 
 
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_jumbo_frames_are_taken(clean: Pair, mode: str) -> None:
+    """A frame in several buffers: without frags the kernel would refuse the program."""
+    clean.resize(9_000)
+    apply(clean, xdp=mode)
+    data = os.urandom(8_000)
+    with (
+        listening(clean, VIP6, socket.SOCK_DGRAM) as server,
+        Director(clean, 4),
+        calling(clean, VIP6, socket.SOCK_DGRAM) as client,
+    ):
+        client.connect((VIP6, 7))
+        client.send(data)
+        assert server.recv(9_000) == data
+    assert show(clean).counters["decapsulated"] == 1
+
+
 def exchange(pair: Pair, server: socket.socket, vip: str, size: int) -> tuple[int, bool]:
     """Send `size` bytes and get them back over TCP: (client's segment size, all came through)."""
     data = os.urandom(size)
