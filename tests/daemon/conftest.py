@@ -30,6 +30,19 @@ def hosts() -> Iterator[tuple[str, Topology]]:
         operations.down(name)
 
 
+@pytest.fixture(scope="module")
+def running(
+    hosts: tuple[str, Topology], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    """A director that runs, for tests that only ask it, or put back what they change."""
+    made = Site(*hosts, tmp_path_factory.mktemp("site"))
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
 @pytest.fixture
 def site(hosts: tuple[str, Topology], tmp_path: Path) -> Iterator[Site]:
     """A director that is not running yet."""

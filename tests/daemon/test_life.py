@@ -140,7 +140,7 @@ def test_no_packet_is_lost_while_the_daemon_is_killed_and_restarted(site: Site) 
         fresh = site.spawn()
         sent = 100
         deadline = time.monotonic() + 20
-        while not site.says().count('"event": "ready"') == 2 and time.monotonic() < deadline:
+        while site.says().count('"event": "ready"') < 2 and time.monotonic() < deadline:
             site.send(range(21_000 + sent, 21_010 + sent))
             sent += 10
             time.sleep(0.02)

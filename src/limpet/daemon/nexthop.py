@@ -14,6 +14,7 @@ Used by one thread. Not here: the events themselves (daemon/events.py).
 """
 
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from errno import EEXIST, EINVAL, ENOENT
@@ -32,6 +33,7 @@ UNKNOWN = bytes(6)
 RTN_UNICAST = 1
 MTU_MAX = 65_535
 EXT_MANAGED = 1  # NTF_EXT_MANAGED
+KEEP_AGAIN_S = 1.0
 USABLE = (
     ndmsg.NUD_REACHABLE
     | ndmsg.NUD_STALE
@@ -63,7 +65,8 @@ class NextHops:
         self.netlink = netlink
         self._routes: dict[Address, Route | None] = {}
         self._macs: dict[Neighbour, bytes] = {}
-        self._kept: set[Neighbour] = set()  # neighbours that we keep resolved
+        self._kept: dict[Neighbour, float] = {}  # neighbours to keep resolved: when last asked to
+        self.again_at: float | None = None  # monotonic time at which another pass is due
         self._complained: set[tuple[Address, str]] = set()
         self._can_manage = True
 
@@ -79,7 +82,7 @@ class NextHops:
         routes = {address: self._route(address) for address in wanted}
         neighbours = {route.neighbour(a) for a, route in routes.items() if route is not None}
         self._keep(neighbours)
-        self._read_neighbours()
+        self._keep_again(self._read_neighbours())
         hops = {
             address: self._hop(address, route, links, attached)
             for address, route in routes.items()
@@ -133,26 +136,35 @@ class NextHops:
     # --- Neighbours -----------------------------------------------------------------------------
 
     def _keep(self, wanted: set[Neighbour]) -> None:
-        for neighbour in wanted - self._kept:
+        for neighbour in wanted - self._kept.keys():
             self._start_keeping(neighbour)
-        for neighbour in self._kept - wanted:
+        for neighbour in self._kept.keys() - wanted:
             self._stop_keeping(neighbour)
-        self._kept = set(wanted)
+
+    def _keep_again(self, lost: set[Neighbour]) -> None:
+        """Entries go with a flush or when a link goes down. Not at once again: asking is an event
+        itself, and one that does not last must not keep us busy."""
+        self.again_at = None
+        for neighbour in lost:
+            due = self._kept[neighbour] + KEEP_AGAIN_S
+            if time.monotonic() >= due:
+                self._start_keeping(neighbour)
+            else:
+                self.again_at = min(due, self.again_at or due)
 
     def _start_keeping(self, neighbour: Neighbour) -> None:
+        self._kept[neighbour] = time.monotonic()
         if self._can_manage:
             try:
                 self._neigh("replace", neighbour, state=ndmsg.NUD_NONE, NDA_FLAGS_EXT=EXT_MANAGED)
                 return
             except NetlinkError as error:
                 if error.code == EINVAL:  # a permanent entry, or a kernel before 5.16
-                    self._can_manage = not _is_permanent(self._read_one(neighbour))
-                if self._can_manage:
-                    return
+                    self._can_manage = _is_permanent(self._read_one(neighbour))
         self._use(neighbour)
 
     def _stop_keeping(self, neighbour: Neighbour) -> None:
-        self._macs.pop(neighbour, None)
+        del self._kept[neighbour]
         with contextlib.suppress(NetlinkError):  # gone with its interface
             if not _is_permanent(self._read_one(neighbour)):
                 self._neigh("del", neighbour)
@@ -176,15 +188,24 @@ class NextHops:
             return 0
         return int(found[0]["state"]) if found else 0
 
-    def _read_neighbours(self) -> None:
-        """The whole table at once: one call, however many backends there are."""
-        self._macs = {}
+    def _read_neighbours(self) -> set[Neighbour]:
+        """The whole table at once: one call, however many backends there are.
+
+        Returns the neighbours that are not kept any more.
+        """
+        self._macs, lost = {}, set(self._kept)
         for message in self.netlink.get_neighbours():
-            mac, address = message.get("NDA_LLADDR"), message.get("NDA_DST")
-            if mac and address and message["state"] & USABLE:
-                neighbour = int(message["ifindex"]), ip_address(address)
-                if neighbour in self._kept:
-                    self._macs[neighbour] = bytes.fromhex(mac.replace(":", ""))
+            address = message.get("NDA_DST")
+            neighbour = (int(message["ifindex"]), ip_address(address)) if address else None
+            if neighbour is None or neighbour not in self._kept:
+                continue
+            state, mac = message["state"], message.get("NDA_LLADDR")
+            is_managed = (message.get("NDA_FLAGS_EXT") or 0) & EXT_MANAGED
+            if is_managed or not self._can_manage or _is_permanent(state):
+                lost.discard(neighbour)
+            if mac and state & USABLE:
+                self._macs[neighbour] = bytes.fromhex(mac.replace(":", ""))
+        return lost
 
     # --- Next hops ------------------------------------------------------------------------------
 

@@ -85,6 +85,9 @@ class Pacing:
         due = next_full - time.monotonic()
         if self.record.error:
             due = min(due, self.record.retry_s)
+        again_at = self._reconciler.next_hops.again_at
+        if again_at is not None:
+            due = min(due, again_at - time.monotonic())
         try:
             await asyncio.wait_for(self._woken.wait(), max(due, 0))
         except TimeoutError:
