@@ -48,7 +48,6 @@ SYNONYMS = {
     r"sticky session": "affinity",
     r"hash ring": "slot table",
     r"balancer node": "director",
-    r"point of presence": "PoP",
     r"black-?list|white-?list": "what the list does",
 }
 CATCH_ALLS = {"util", "utils", "helper", "helpers", "common", "manager", "handler", "misc", "base"}

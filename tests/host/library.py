@@ -26,6 +26,7 @@ FLAGS = [
     "-fsanitize=undefined",
     "-fsanitize-trap=undefined",
     "-fno-sanitize=alignment",
+    "-fno-strict-aliasing",  # as the BPF objects are compiled
     "-Wall",
     "-Wextra",
     "-Werror",

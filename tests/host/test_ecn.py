@@ -5,13 +5,13 @@ import pytest
 
 from host.library import Library
 
-NOT_ECT, ECT1, ECT0, CE, DROP = 0, 1, 2, 3, -1
-# Inner field -> result for outer Not-ECT, ECT(0), ECT(1), CE: the columns of the RFC.
+NONE, CAPABLE1, CAPABLE0, MARKED, DROP = 0, 1, 2, 3, -1
+# Inner field -> result for each outer field: the columns of the RFC.
 FIGURE_4 = {
-    NOT_ECT: (NOT_ECT, NOT_ECT, NOT_ECT, DROP),
-    ECT0: (ECT0, ECT0, ECT1, CE),
-    ECT1: (ECT1, ECT1, ECT1, CE),
-    CE: (CE, CE, CE, CE),
+    NONE: (NONE, NONE, NONE, DROP),
+    CAPABLE0: (CAPABLE0, CAPABLE0, CAPABLE1, MARKED),
+    CAPABLE1: (CAPABLE1, CAPABLE1, CAPABLE1, MARKED),
+    MARKED: (MARKED, MARKED, MARKED, MARKED),
 }
 
 
@@ -19,5 +19,7 @@ FIGURE_4 = {
 def test_congestion_mark_of_the_outer_header_reaches_the_session(
     library: Library, inner: int
 ) -> None:
-    joined = tuple(library.call.host_ecn_join(outer, inner) for outer in (NOT_ECT, ECT0, ECT1, CE))
+    joined = tuple(
+        library.call.host_ecn_join(outer, inner) for outer in (NONE, CAPABLE0, CAPABLE1, MARKED)
+    )
     assert joined == FIGURE_4[inner]

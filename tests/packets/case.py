@@ -44,7 +44,6 @@ from packets.world import (
     Switches,
     flow_hash,
     fragment_hash,
-    vip_id,
 )
 
 Expression = Any  # a scapy packet, which has no types, or bytes
@@ -132,13 +131,11 @@ def after_hop(frame: bytes) -> bytes:
     return bytes(packet)
 
 
-def entropy(named: Packet, vip: str | None = None) -> int:
+def entropy(named: Packet) -> int:
     """Bits of the hash of the flow that a TCP or UDP packet from a client names."""
     network = named[IP] if IP in named else named[IPv6]
     transport = named[TCP] if TCP in named else named[UDP]
-    number = vip_id(network.dst, 6 if TCP in named else 17, transport.dport)
-    hashed = flow_hash(network.src, (transport.sport, transport.dport), number)
-    return hashed >> 20 & 0xFFFF_FFFF
+    return flow_hash(network.src, (transport.sport, transport.dport)) >> 20 & 0xFFFF_FFFF
 
 
 def entropy_of_fragment(address: str, protocol: int, datagram: int) -> int:

@@ -20,7 +20,6 @@ from packets.world import (
     Switches,
     flow_hash,
     pool,
-    vip_id,
 )
 
 V4, V6 = VIP4[IPIP4], VIP6[IPIP4]
@@ -275,8 +274,7 @@ def evicting(name: str, before: tuple[Step, ...], event: Event, packet: Any = NE
 
 def fills(bucket: int, count: int) -> list[int]:
     """Client ports whose flows belong in a bucket of two."""
-    number = vip_id(V4, 6, 80)
-    hashes = ((port, flow_hash(CLIENT4, (port, 80), number)) for port in range(2000, 4000))
+    hashes = ((port, flow_hash(CLIENT4, (port, 80))) for port in range(2000, 4000))
     return [port for port, hashed in hashes if hashed & 1 == bucket][:count]
 
 

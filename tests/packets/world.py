@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from limpet.core.hash import MULTIPLIER, mix, pair, words
+from limpet.core.hash import mix, pair, words
 from limpet.core.model import (
     SLOTS,
     Affinity,
@@ -129,13 +129,6 @@ def _vips() -> tuple[VipRow, ...]:
 IMAGE = Image(ROWS, POOLS, _vips())
 
 
-def vip_id(address: str, protocol: int, port: int) -> int:
-    """Id of the VIP that serves a port: its own, or that of all ports."""
-    there = [v for v in IMAGE.vips if (str(v.address), v.protocol.number) == (address, protocol)]
-    found = [v.id for v in there if v.port == port] or [v.id for v in there if v.port is None]
-    return found[0]
-
-
 def address_id(address: str) -> int:
     """Number of a VIP address, in the order of the VIPs."""
     return list(dict.fromkeys(str(vip.address) for vip in IMAGE.vips)).index(address) + 1
@@ -174,7 +167,7 @@ def settings(switches: Switches) -> Settings:
     return record
 
 
-def flow_hash(client: str, ports: tuple[int, int], vip: int) -> int:
+def flow_hash(client: str, ports: tuple[int, int]) -> int:
     """The hash that places a flow in the connection table; bits of it are the outer source."""
     high, low = words(ip_address(client))
     rest = ports[0] << 16 | ports[1]
@@ -182,8 +175,7 @@ def flow_hash(client: str, ports: tuple[int, int], vip: int) -> int:
         number = (low & 0xFFFF_FFFF) << 32 | rest
     else:
         number = int(mix(int(pair(high, low, FLOW_KEY)) ^ rest))
-    tweak = vip * int(MULTIPLIER) & (1 << 64) - 1
-    return int(mix(number ^ FLOW_KEY[0] ^ tweak))
+    return int(mix(number ^ FLOW_KEY[0]))
 
 
 def fragment_hash(client: str, address: str, protocol: int, datagram: int) -> int:
