@@ -29,29 +29,39 @@ static __always_inline enum verdict frame_holds(struct xdp_md *ctx, const struct
 	return VERDICT_DROP_MALFORMED;
 }
 
+static __always_inline struct vip *vip_at(__u32 id)
+{
+	return id ? bpf_map_lookup_elem(&vips, &id) : 0;
+}
+
 /* From "for a VIP" to a backend. */
 static __always_inline enum verdict choose(const struct control *live, const struct vip_address *address,
-					   struct packet *p, __u32 *vip_id, struct choice *choice,
+					   const struct packet *p, struct choice *choice,
 					   struct counters *counters)
 {
-	struct vip *vip = 0;
 	enum verdict verdict;
+	struct flow flow;
+	struct vip *vip;
 
-	*vip_id = vip_find(live, address, p);
-	if (*vip_id)
-		vip = bpf_map_lookup_elem(&vips, vip_id);
-	if (unlikely(p->kind == KIND_LATER_FRAGMENT))
-		return select_fragment(address->id, vip, p, choice);
+	if (unlikely(p->kind == KIND_LATER_FRAGMENT)) {
+		choice->vip = vip_find_fragment(live, address, p);
+		return select_fragment(address->id, vip_at(choice->vip), p, choice);
+	}
+	flow_name(&flow, p);
+	flow_fetch(&flow);
+	choice->vip = vip_find(live, address, p);
+	vip = vip_at(choice->vip);
 	if (unlikely(!vip))
 		return p->kind == KIND_ICMP_ERROR ? VERDICT_DROP_ICMP_QUOTE : VERDICT_NO_SERVICE;
-	verdict = select_flow(*vip_id, vip, p, choice, counters);
+	flow_name_vip(&flow, choice->vip);
+	verdict = select_flow(&flow, vip, p, choice, counters);
 	if (unlikely(p->is_fragment) && !verdict)
 		fragment_remember(p, address->id, choice->id, counters);
 	return verdict;
 }
 
-static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p, __u32 *vip_id,
-					    struct choice *choice, struct counters *counters)
+static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p, struct choice *choice,
+					    struct counters *counters)
 {
 	struct cursor c = cursor_open(ctx);
 	const struct vip_address *address;
@@ -74,7 +84,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 		return verdict;
 	if (unlikely(p->kind == KIND_ECHO_REQUEST))
 		return answer_echo(ctx, p);
-	verdict = choose(live, address, p, vip_id, choice, counters);
+	verdict = choose(live, address, p, choice, counters);
 	if (verdict)
 		return verdict;
 	verdict = encapsulate(ctx, p, choice);
@@ -88,7 +98,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 SEC("xdp.frags")
 int director(struct xdp_md *ctx)
 {
-	__u32 zero = 0, vip_id = 0;
+	__u32 zero = 0;
 	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
 	struct choice choice = {};
 	struct packet packet = {};
@@ -96,12 +106,12 @@ int director(struct xdp_md *ctx)
 
 	if (!counts)
 		return XDP_PASS;
-	verdict = forward(ctx, &packet, &vip_id, &choice, counts);
+	verdict = forward(ctx, &packet, &choice, counts);
 	opaque(verdict);
 	if (verdict < VERDICT_MAX)
 		counts->verdicts[verdict]++;
-	if (vip_id)
-		verdict_count_vip(verdict, vip_id, &packet, &choice);
+	if (choice.vip)
+		verdict_count_vip(verdict, &packet, &choice);
 	if (verdict_is_forwarded(verdict)) {
 		rung = choice.rung;
 		opaque(rung);

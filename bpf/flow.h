@@ -54,14 +54,20 @@ static __always_inline void flow_place(struct flow *f, __u64 tweak)
 	f->now = bpf_jiffies64() >> settings.tick_shift & FLOW_SEEN_MASK;
 }
 
-/* IPv4 flows have an exact id. IPv6 flows have a keyed digest of 64 bits: beside the VIP and the check. */
-static __always_inline void flow_name(struct flow *f, const struct packet *p, __u32 vip)
+/* IPv4 flows have an exact id. IPv6 flows have a keyed digest of 64 bits: beside the VIP and the check.
+ * The place does not depend on the VIP, so that the entry can be fetched before the VIP is known. */
+static __always_inline void flow_name(struct flow *f, const struct packet *p)
 {
 	__u64 ports = (__u32)p->client_port << 16 | p->vip_port;
 
 	f->id = p->family == 4 ? p->client[1] << 32 | ports : flow_digest(p->client, ports);
-	f->match = (__u64)vip << FLOW_VIP_SHIFT;
-	flow_place(f, (__u64)vip * HASH_MULTIPLIER);
+	f->match = 0;
+	flow_place(f, 0);
+}
+
+static __always_inline void flow_name_vip(struct flow *f, __u32 vip)
+{
+	f->match |= (__u64)vip << FLOW_VIP_SHIFT;
 }
 
 /* All fragments of a datagram share a name; VIP 0 keeps it apart from flows. */
@@ -104,6 +110,15 @@ static __always_inline int flow_entry_matches(struct flow_entry *e, const struct
 static __always_inline __u32 flow_half(const struct flow *f)
 {
 	return f->hash >> 48 & FLOW_HALF;
+}
+
+/* Begin to fetch the line that most likely holds the flow: it comes from memory while the VIP is looked up. */
+static __always_inline void flow_fetch(const struct flow *f)
+{
+	struct flow_bucket *bucket = flow_bucket_at(f->first);
+
+	if (bucket)
+		READ_ONCE(bucket->entries[flow_half(f)].word);
 }
 
 static __always_inline struct flow_entry *flow_find_in(struct flow_bucket *bucket, const struct flow *f)

@@ -15,6 +15,7 @@
 
 struct choice {
 	struct backend *backend;
+	__u32 vip;     /* id of the VIP, 0 if there is none */
 	__u32 id;      /* of the backend */
 	__u32 entropy; /* the same for all packets of a flow */
 	__u32 created; /* a new flow got an entry */
@@ -70,18 +71,16 @@ static __always_inline enum verdict select_home(const struct vip *vip, const str
 	return choice->backend ? VERDICT_CONTINUE : VERDICT_DROP_UNKNOWN_BACKEND;
 }
 
-static __always_inline enum verdict select_flow(__u32 vip_id, const struct vip *vip, const struct packet *p,
-						struct choice *choice, struct counters *counters)
+static __always_inline enum verdict select_flow(const struct flow *flow, const struct vip *vip,
+						const struct packet *p, struct choice *choice,
+						struct counters *counters)
 {
-	struct flow_entry *entry;
-	struct flow flow;
+	struct flow_entry *entry = flow_find(flow);
 	enum verdict verdict;
 
-	flow_name(&flow, p, vip_id);
-	choice->entropy = flow.hash >> 20;
-	entry = flow_find(&flow);
+	choice->entropy = flow->hash >> 20;
 	if (likely(entry)) {
-		choice->id = flow_use(entry, &flow, p);
+		choice->id = flow_use(entry, flow, p);
 		choice->backend = backend_at(choice->id);
 		choice->rung = RUNG_TABLE;
 		if (likely(choice->backend))
@@ -93,7 +92,7 @@ static __always_inline enum verdict select_flow(__u32 vip_id, const struct vip *
 	if (verdict)
 		return verdict;
 	choice->rung = p->kind == KIND_FIRST || p->kind == KIND_ANY ? RUNG_HOME_NEW : RUNG_HOME_EXISTING;
-	choice->created = record(entry, &flow, p, choice->id, counters);
+	choice->created = record(entry, flow, p, choice->id, counters);
 	return VERDICT_CONTINUE;
 }
 

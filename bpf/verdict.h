@@ -11,9 +11,10 @@ static __always_inline int verdict_is_forwarded(enum verdict verdict)
 	return verdict == VERDICT_TRANSMIT || verdict == VERDICT_REDIRECT || verdict == VERDICT_VIA_KERNEL;
 }
 
-static __always_inline void verdict_count_vip(enum verdict verdict, __u32 vip, const struct packet *p,
+static __always_inline void verdict_count_vip(enum verdict verdict, const struct packet *p,
 					      const struct choice *choice)
 {
+	__u32 vip = choice->vip;
 	struct vip_stats *stats = bpf_map_lookup_elem(&vip_stats, &vip);
 
 	if (!stats)

@@ -69,20 +69,25 @@ static __always_inline __u64 vip_service_key(__u32 address_id, __u16 port, __u8 
 	return (__u64)service << 40 | (__u64)protocol << 32 | (__u64)port << 16 | address_id;
 }
 
-/* VIP id for an address and what the packet asks for there, 0 if none. One port wins over all ports. */
+/* VIP id for an address and the port that the packet asks for, 0 if none. One port wins over all ports. */
 static __always_inline __u32 vip_find(const struct control *live, const struct vip_address *address,
 				      const struct packet *p)
 {
 	__u32 id = address->id, vip;
 
-	if (unlikely(p->kind == KIND_LATER_FRAGMENT))
-		return vip_service_find(live, vip_service_key(id, 0, p->protocol, SERVICE_FRAGMENT));
 	if (address->services & 1 << SERVICE_PORT) {
 		vip = vip_service_find(live, vip_service_key(id, p->vip_port, p->protocol, SERVICE_PORT));
 		if (vip)
 			return vip;
 	}
 	return vip_service_find(live, vip_service_key(id, 0, p->protocol, SERVICE_ALL_PORTS));
+}
+
+/* The same for a packet without ports: any VIP of the one pool that serves the protocol, 0 if there are more. */
+static __always_inline __u32 vip_find_fragment(const struct control *live, const struct vip_address *address,
+					       const struct packet *p)
+{
+	return vip_service_find(live, vip_service_key(address->id, 0, p->protocol, SERVICE_FRAGMENT));
 }
 
 #endif

@@ -65,7 +65,8 @@ int table_own(struct xdp_md *ctx)
 
 	if (read(ctx, &p))
 		return XDP_ABORTED;
-	flow_name(&flow, &p, 1);
+	flow_name(&flow, &p);
+	flow_name_vip(&flow, 1);
 	entry = flow_find(&flow);
 	if (entry && flow_use(entry, &flow, &p)) {
 		outcome(0);

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from limpet.datapath.abi import Event, FlowWord, Life, Limit
-from limpet.datapath.reference.hash import MULTIPLIER, WORD, mix, pair
+from limpet.datapath.reference.hash import mix, pair
 from limpet.datapath.reference.packet import Kind, Packet
 from limpet.datapath.reference.settings import Settings
 
@@ -131,10 +131,11 @@ class ConnectionTable:
     # --- Names ----------------------------------------------------------------------------------
 
     def name(self, p: Packet, vip: int) -> Flow:
-        """IPv4 flows have an exact id; IPv6 flows a keyed digest, beside the VIP and the check."""
-        return self._flow(
-            self._number(p, p.client_port << 16 | p.vip_port), vip, vip * MULTIPLIER & WORD
-        )
+        """IPv4 flows have an exact id; IPv6 flows a keyed digest, beside the VIP and the check.
+
+        The place does not depend on the VIP.
+        """
+        return self._flow(self._number(p, p.client_port << 16 | p.vip_port), vip, 0)
 
     def name_fragment(self, p: Packet, address_id: int) -> Flow:
         """All fragments of a datagram share a name: client, VIP address, protocol, datagram."""
