@@ -4,16 +4,22 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import count
 
 import pytest
 
 from limpet.lab import operations, source, state
 from limpet.lab.network import Network
+from limpet.lab.sessions import Server
 from limpet.lab.state import State
 from limpet.lab.topology import Topology
 
+from .hosts import UdpEcho
+from .observe import BACKENDS, PORT, UDP_PORT
+
 NUMBERS = count(1)
+SLOT_KEY = "6c696d7065747320636f6d6520686f6d"
 
 
 @contextlib.contextmanager
@@ -45,4 +51,30 @@ def network(one_pop: Topology) -> Iterator[State]:
             now = State(lab=name, phase="up", topology=one_pop, numbers_used={"fra": 13})
             state.save(now)
             Network(name, one_pop).build()
+        yield now
+
+
+def varied(topology: Topology, **director: object) -> Topology:
+    """one-pop with weights 1, 2, 3, and for each VIP another one with affinity "flow".
+
+    The slot key is fixed, so that who goes where is the same in every run.
+    """
+    plain = topology.model_dump()
+    flow = [{"address": str(vip.address + 1), "affinity": "flow"} for vip in topology.vip]
+    weights = {"b1": 1, "b2": 2, "b3": 3}
+    hosts = [host | {"weight": weights.get(host["name"], 1)} for host in plain["host"]]
+    changed = {"vip": [*plain["vip"], *flow], "host": hosts}
+    settings = {**topology.director, "slot_key": SLOT_KEY, **director}
+    return Topology.model_validate({**plain, **changed, "director": settings})
+
+
+@pytest.fixture(scope="session")
+def served(one_pop: Topology) -> Iterator[State]:
+    """A whole lab with servers, for tests that send through it and leave it as it was."""
+    with fresh_name() as name, ExitStack() as running:
+        now = operations.up(name, varied(one_pop))
+        for backend in BACKENDS:
+            running.callback(Server(name, backend, PORT).close)
+        vips = [vip.address for vip in now.topology.vip]
+        running.enter_context(UdpEcho(name, BACKENDS, vips, UDP_PORT))
         yield now

@@ -74,7 +74,7 @@ def test_a_missing_file_is_named() -> None:
         ('sources4 = "10.2.4.0/23"', "", "'sources' above 1 needs"),
         ('address = "192.0.2.10"', 'address = "192.0.2.300"', "vip.0.address"),
         ('address = "192.0.2.10"', 'address = "2001:db8:0:10::10"', "appears 2 times"),
-        ("flows_max = 65536", 'name = "mine"', "director.name is set by the lab itself"),
+        ("flows_max = 40960", 'name = "mine"', "director.name is set by the lab itself"),
         ('kind = "bridge"', 'kind = "bridge"\nmtu = 900', "segment.2.mtu"),
         ('kind = "bridge"', 'kind = "bridge"\nvlan = 7', "segment.2.vlan"),
         ('ipv4 = "10.10.0.0/24"', 'ipv4 = "10.10.0.1/24"', "segment.2.ipv4"),
