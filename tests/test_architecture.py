@@ -7,6 +7,8 @@ syntax tree, those inside functions too.
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -28,8 +30,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"core"},
     "daemon": {"core", "datapath", "store", "metrics", "api"},
     "agent": {"core", "datapath"},
-    # Hosts of the lab run the commands; where their sockets and state lie is all it knows of them.
-    "lab": {"core", "api.places"},
+    # Hosts of the lab run the commands. It knows where their sockets and state lie, and is a client.
+    "lab": {"core", "api.client", "api.places"},
     "cli": {"core", "api.client", "api.interface", "api.places", "agent", "daemon", "lab"},
     "__main__": {"cli"},
 }
@@ -170,6 +172,14 @@ def test_costly_packages_are_imported_when_they_are_used(package: str) -> None:
         and is_below(each.of_ours, late)
     ]
     assert not wrong
+
+
+def test_command_line_starts_without_what_it_may_not_need() -> None:
+    """Scripts call it often; each of these costs more than all the rest."""
+    costly = "{'numpy', 'fastapi', 'uvicorn', 'pyroute2', 'pydantic', 'prometheus_client'}"
+    code = f"import sys, limpet.cli.main; print(*({costly} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == []
 
 
 @pytest.mark.parametrize("package", ["core", "datapath.reference"])
