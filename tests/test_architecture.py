@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"core"},
     "daemon": {"core", "datapath", "store", "metrics", "api"},
     "agent": {"core", "datapath"},
-    # Hosts of the lab run the commands. It knows where their sockets and state lie, and is a client.
+    # Hosts of the lab run the commands. It knows where their sockets and state lie, and asks them.
     "lab": {"core", "api.client", "api.places"},
     "cli": {"core", "api.client", "api.interface", "api.places", "agent", "daemon", "lab"},
     "__main__": {"cli"},

@@ -221,7 +221,7 @@ def test_every_test_says_the_law_it_tests() -> None:
 
 
 def test_no_test_is_skipped_or_expected_to_fail() -> None:
-    """On a machine that lacks a feature, a test fails by Unsupported, which says what is lacking."""
+    """On a machine that lacks a feature a test fails by Unsupported, which says what is lacking."""
     silenced = re.compile(r"pytest\.(skip|xfail|importorskip)\(|mark\.(skip|skipif|xfail)\b")
     tests = [path for path in files(".py") if name_of(path).startswith("tests/")]
     assert not lines_with(silenced, tests)
