@@ -184,6 +184,7 @@ enum flow_word {
 	FLOW_CHECK_SHIFT = 52, /* part of the hash: tells a torn entry */
 	FLOW_CHECK_BITS = 12,
 	FLOW_REFRESH_TICKS = 2,
+	FLOW_SKEW_TICKS = 8, /* how far one CPU's tick may be ahead of another's */
 };
 
 struct flow_entry {

@@ -84,9 +84,10 @@ static __always_inline void flow_name_fragment(struct flow *f, const struct pack
 /* Idle ticks. Another CPU may have stored a tick that this one has not reached yet: that is no age. */
 static __always_inline __u32 flow_age(__u64 word, __u32 now)
 {
-	__u32 age = (now - (__u32)FLOW_GET(word, SEEN)) & FLOW_SEEN_MASK;
+	__u32 ahead = (now - (__u32)FLOW_GET(word, SEEN) + FLOW_SKEW_TICKS) & FLOW_SEEN_MASK;
+	__s32 age = ahead - FLOW_SKEW_TICKS;
 
-	return age & ((age >> (FLOW_SEEN_BITS - 1)) - 1);
+	return age & ~(age >> 31);
 }
 
 /* 1 or 0. Without a branch, and so is the choice of a victim: eight entries with branches are more paths than

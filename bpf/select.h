@@ -52,12 +52,13 @@ static __always_inline int record(struct flow_entry *entry, const struct flow *f
 {
 	if (p->kind == KIND_LAST || p->kind == KIND_ICMP_ERROR)
 		return 0;
+	/* The entry that the flow has takes no room, and left as it is would send the next packet elsewhere. */
+	if (entry)
+		return flow_renew(entry, f, backend, LIFE_OPENING, counters);
 	if (!rate_allow(RATE_FLOWS, settings.flows_per_jiffy_16, settings.flows_burst)) {
 		counters->events[EVENT_REFUSED_RATE]++;
 		return 0;
 	}
-	if (entry)
-		return flow_renew(entry, f, backend, LIFE_OPENING, counters);
 	return flow_create(f, p, (__u64)LIFE_OPENING << 32 | backend);
 }
 

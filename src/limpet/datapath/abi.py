@@ -121,6 +121,7 @@ class FlowWord(IntEnum):
     CHECK_SHIFT = 52
     CHECK_BITS = 12
     REFRESH_TICKS = 2
+    SKEW_TICKS = 8
 
 
 VIP_ADDRESS = np.dtype(

@@ -158,8 +158,8 @@ def _count(words: NDArray[np.uint64], name: str) -> NDArray[np.int64]:
 
 def _age(words: NDArray[np.uint64], tick: int) -> NDArray[np.int64]:
     """Idle ticks; a tick that this reader has not reached yet is no age."""
-    age = (tick - field(words, "SEEN").astype(np.int64)) & SEEN_MASK
-    age[age > SEEN_MASK // 2] = 0
+    ahead = (tick - field(words, "SEEN").astype(np.int64) + FlowWord.SKEW_TICKS) & SEEN_MASK
+    age: NDArray[np.int64] = np.maximum(ahead - FlowWord.SKEW_TICKS, 0)
     return age
 
 

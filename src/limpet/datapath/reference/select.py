@@ -111,23 +111,19 @@ class Ladder:
     def _write(
         self, entry: Entry | None, flow: Flow, life: Life, backend: int, jiffies: int
     ) -> list[Event]:
-        """Every new flow costs a token; without one it gets no entry."""
-        if not self._rate.allow(jiffies):
-            return [Event.REFUSED_RATE]
+        """A new entry costs a token; without one there is none. What has an entry renews it."""
         now = self._tick(jiffies)
         if entry is not None:
             return self.table.renew(entry, backend, life, now)
+        if not self._rate.allow(jiffies):
+            return [Event.REFUSED_RATE]
         return self.table.create(flow, backend, life, now)
 
     def _remember_fragment(self, address_id: int, p: Packet, choice: Choice, jiffies: int) -> None:
         """Remember where the first fragment of a datagram went, for those that follow it."""
         flow = self.table.name_fragment(p, address_id)
         entry, backend = self.table.find(flow), choice.backend_id
-        if entry is not None:
-            now = self._tick(jiffies)
-            choice.events += self.table.renew(entry, backend, Life.FRAGMENT, now)
-        else:
-            choice.events += self._write(None, flow, Life.FRAGMENT, backend, jiffies)
+        choice.events += self._write(entry, flow, Life.FRAGMENT, backend, jiffies)
 
     def _later_fragment(self, address_id: int, p: Packet, choice: Choice, jiffies: int) -> None:
         flow = self.table.name_fragment(p, address_id)

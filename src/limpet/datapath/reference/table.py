@@ -181,8 +181,8 @@ class ConnectionTable:
         """Idle ticks. A tick that lies ahead, stored by another CPU, is no age."""
         if entry is None:
             return 0
-        age = (now - entry.seen) % TICKS
-        return 0 if age >= TICKS // 2 else age
+        ahead = (now - entry.seen + FlowWord.SKEW_TICKS) % TICKS
+        return max(0, ahead - FlowWord.SKEW_TICKS)
 
     def _has_expired(self, entry: Entry, now: int) -> bool:
         return self._age(entry, now) > self._limit[entry.life]
