@@ -91,7 +91,7 @@ def name_of(backend: str) -> bytes:
 
 
 def ask(client: socket.socket, data: bytes) -> tuple[str, bytes]:
-    """(backend, data) of the answer to a datagram of a connected socket. TimeoutError if lost."""
+    """(backend, data) of the answer to a datagram of a connected socket. OSError if lost."""
     client.send(data)
     answer = client.recv(65_535)
     return answer[:NAME_BYTES].decode().strip(), answer[NAME_BYTES:]
