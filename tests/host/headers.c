@@ -14,6 +14,7 @@
 #include "affinity.h"
 #include "csum.h"
 #include "decap.h"
+#include "flow.h"
 #include "hash.h"
 #include "parse.h"
 
@@ -48,18 +49,57 @@ int host_ecn_join(uint8_t outer, uint8_t inner)
 }
 
 /* The settings are constants of a program; before it is loaded, the loader writes them. So does this. */
-int host_slot_key(uint64_t key0, uint64_t key1)
+static struct settings *settings_open(void)
 {
 	struct settings *writable = (struct settings *)&settings;
 	uintptr_t start = (uintptr_t)writable & ~(PAGE - 1);
 	uintptr_t end = ((uintptr_t)(writable + 1) + PAGE - 1) & ~(PAGE - 1);
 
 	if (mprotect((void *)start, end - start, PROT_READ | PROT_WRITE))
-		return -1;
+		return 0;
 	opaque(writable); /* the compiler knows that nobody writes a constant, and leaves the stores out */
+	return writable;
+}
+
+int host_slot_key(uint64_t key0, uint64_t key1)
+{
+	struct settings *writable = settings_open();
+
+	if (!writable)
+		return -1;
 	writable->slot_key[0] = key0;
 	writable->slot_key[1] = key1;
 	return 0;
+}
+
+int host_life_ticks(const uint32_t ticks[1 << FLOW_LIFE_BITS])
+{
+	struct settings *writable = settings_open();
+
+	if (!writable)
+		return -1;
+	memcpy(writable->life_ticks, ticks, sizeof(writable->life_ticks));
+	return 0;
+}
+
+/* Who makes room in a bucket with these words: its way, rank, and how many entries are free. */
+void host_victim(const uint64_t words[LIMIT_FLOW_WAYS], uint64_t hash, uint32_t now, uint32_t out[3])
+{
+	struct flow flow = {.hash = hash, .now = now};
+	struct flow_bucket bucket = {};
+	struct victim victim;
+
+	for (int way = 0; way < LIMIT_FLOW_WAYS; way++)
+		bucket.entries[way].word = words[way];
+	victim_choose(&victim, &bucket, &flow);
+	out[0] = victim.score & (LIMIT_FLOW_WAYS - 1);
+	out[1] = victim_rank_of(&victim);
+	out[2] = victim.free;
+}
+
+uint32_t host_age(uint64_t word, uint32_t now)
+{
+	return flow_age(word, now);
 }
 
 /* `words`: affinity mask, client, VIP address, each high and low. */
