@@ -25,7 +25,7 @@ from limpet.datapath import abi, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-FOLDERS = ("docs", "bench", "bpf", "tests", "src", "tools")
+FOLDERS = ("docs", "bench", "bpf", "tests", "src", "tools", "packaging")
 ADR_LINES_MAX, ARCHITECTURE_LINES_MAX = 80, 300
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)

@@ -16,7 +16,7 @@ import pytest
 from limpet.datapath import abi
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("bpf", "src", "tests", "bench", "tools", "docs", ".ci")
+FOLDERS = ("bpf", "src", "tests", "bench", "tools", "docs", "packaging", ".ci")
 SELF = Path(__file__).resolve()
 LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
