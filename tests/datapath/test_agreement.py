@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reference and kernel agree: on any packet, after any history.
+
+After each packet verdict, rung, events, action and bytes must be the same; at the end the
+connection tables and the statistics, entry by entry.
+"""
+
+import difflib
+from collections.abc import Iterator
+from enum import IntEnum
+from itertools import chain
+from random import Random
+
+import pytest
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from scapy.all import Ether
+
+from datapath.benches import KernelBench, KernelBenches, ReferenceBench, Seen, kernel_benches
+from datapath.history import SWITCHES, History
+from datapath.test_packets import NOT_BY_PACKETS
+from limpet.core.diff import Changes
+from limpet.datapath.abi import Event, Rung, Verdict
+from packets.case import Age
+from packets.world import IMAGE
+
+pytestmark = pytest.mark.kernel
+
+LONG_CASTS, LONG_STEPS = 5, 120
+SEEDS = st.integers(0, (1 << 32) - 1)
+HISTORIES = st.builds(
+    History,
+    director=st.integers(0, len(SWITCHES) - 1),
+    cast=SEEDS,
+    steps=st.lists(st.lists(SEEDS, max_size=20), max_size=20).map(
+        lambda parts: list(chain.from_iterable(parts))
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def kernels() -> Iterator[KernelBenches]:
+    with kernel_benches() as benches:
+        yield benches
+
+
+def shown(seen: Seen) -> list[str]:
+    head = f"{seen.verdict.name} {seen.rung!r} {seen.events!r} {seen.action}"
+    if seen.frame is None:
+        return [head]
+    return [head, *str(Ether(seen.frame).show(dump=True)).splitlines(), seen.frame.hex(" ", 4)]
+
+
+def agree(frame: bytes, reference: Seen, kernel: Seen) -> None:
+    if reference == kernel:
+        return
+    note(f"frame {frame.hex(' ', 4)}\n{Ether(frame).show(dump=True)}")
+    note("\n".join(difflib.ndiff(shown(reference), shown(kernel))))
+    pytest.fail("reference (-) and kernel (+) disagree")
+
+
+def play(history: History, kernel: KernelBench) -> list[Seen]:
+    """The history on both benches; what both saw."""
+    reference = ReferenceBench(history.switches)
+    kernel.reset(IMAGE)
+    seen = []
+    for step in history.play():
+        if isinstance(step, Age):
+            reference.age(step.ticks)
+            kernel.age(step.ticks)
+        elif isinstance(step, Changes):
+            reference.apply(step)
+            kernel.apply(step)
+        else:
+            seen.append(reference.run(step))
+            agree(step, seen[-1], kernel.run(step))
+    assert reference.entries() == kernel.entries()
+    assert reference.stats() == kernel.stats()
+    return seen
+
+
+@given(HISTORIES)
+@settings(max_examples=60, deadline=None)
+def test_reference_and_kernel_agree(kernels: KernelBenches, history: History) -> None:
+    """The same history gives the same outcomes, connection table and statistics."""
+    play(history, kernels.get(history.switches))
+
+
+def test_long_histories_agree_and_leave_nothing_out(kernels: KernelBenches) -> None:
+    """Every rung and event comes about, on every director, and both agree on all of it."""
+    shown: set[str] = set()
+    for director in range(len(SWITCHES)):
+        for cast in range(LONG_CASTS):
+            rng = Random(director << 16 | cast)
+            steps = [rng.getrandbits(32) for _ in range(LONG_STEPS)]
+            history = History(director, cast, steps)
+            for seen in play(history, kernels.get(history.switches)):
+                shown |= {repr(seen.verdict), repr(seen.rung), *map(repr, seen.events)}
+    kinds: tuple[type[IntEnum], ...] = (Verdict, Rung, Event)
+    assert {repr(member) for kind in kinds for member in kind} - shown == NOT_BY_PACKETS
