@@ -12,9 +12,14 @@ def fold(total: int) -> int:
 
 
 def checksum(data: bytes | bytearray) -> int:
-    """Checksum of data of even length."""
-    words = (int.from_bytes(data[i : i + 2], "big") for i in range(0, len(data), 2))
-    return fold(sum(words)) ^ 0xFFFF
+    """Checksum of data of even length.
+
+    The folded sum of words is the data as one number, modulo 65535, since 65536 is 1 modulo that;
+    a sum that is not zero folds to 65535, never to 0.
+    """
+    whole = int.from_bytes(data, "big")
+    total = whole % 0xFFFF or (0xFFFF if whole else 0)
+    return total ^ 0xFFFF
 
 
 def replaced(check: int, before: int, after: int) -> int:
