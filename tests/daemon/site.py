@@ -29,7 +29,7 @@ from limpet.lab import namespace
 from limpet.lab.topology import Role, Topology
 
 VIP4, VIP6 = "192.0.2.10", "2001:db8:0:10::10"
-READY_S = 20.0
+READY_S = 60.0  # a busy machine may hold up RCU grace periods for seconds
 HEAR_S = 2.0
 IPIP, IPV6_IN_IP = 4, 41
 SO_RCVBUFFORCE = 33

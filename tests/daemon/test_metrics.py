@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: what Prometheus gets from a running daemon, and what the documentation says of it."""
+
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from daemon.site import Site
+from limpet.datapath.abi import MEANINGS
+from limpet.lab import namespace
+
+pytestmark = pytest.mark.kernel
+LISTEN = "127.0.0.1:9464"
+DOCUMENT = Path(__file__).parents[2] / "docs/operate/metrics.md"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scrape(site: Site) -> str:
+    url = f"http://{LISTEN}/metrics"
+    with namespace.inside(site.netns), urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
+
+
+@pytest.fixture
+def metered(site: Site) -> Site:
+    site.file.write_text(site.file.read_text() + f'\n[metrics]\nlisten = "{LISTEN}"\n')
+    site.start()
+    return site
+
+
+def samples(text: str) -> Samples:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def total(found: Samples, name: str, **labels: str) -> float:
+    return sum(v for (n, own), v in found.items() if n == name and labels.items() <= set(own))
+
+
+def test_a_scrape_counts_what_was_forwarded(metered: Site) -> None:
+    metered.forwarded(range(20_000, 20_030))
+    metered.wait_for(lambda: metered.get("/v1/vips")[0]["packets"] == 30)
+    found = samples(scrape(metered))
+    assert total(found, "limpet_verdicts_total", verdict="redirect") == 30
+    assert total(found, "limpet_rungs_total", rung="home_new") == 30
+    assert total(found, "limpet_events_total", event="flow_created") == 30
+    assert total(found, "limpet_packets_total", vip="web4") == 30
+    assert total(found, "limpet_backend_packets_total") == 30
+    assert total(found, "limpet_backend_flows", state="active") == 30
+    assert (
+        total(found, "limpet_flows", state="datagram")
+        + total(found, "limpet_flows", state="opening")
+        == 30
+    )
+    assert total(found, "limpet_backend_slots", pool="web") == 65_536
+    assert total(found, "limpet_attached", interface="eth0", mode="native") == 1
+    assert total(found, "limpet_reconcile_passes_total", result="done") >= 1
+
+
+def test_every_series_says_which_director(metered: Site) -> None:
+    for _, labels in samples(scrape(metered)):
+        assert {("director", metered.name), ("pop", "fra")} <= labels
+
+
+def test_counters_carry_their_severity(metered: Site) -> None:
+    found = samples(scrape(metered))
+    for section, name in (("verdict", "limpet_verdicts"), ("rung", "limpet_rungs")):
+        for label, (_, severity) in MEANINGS[section].items():
+            wanted = {section: label.lower(), "severity": severity}
+            assert [k for k in found if k[0] == f"{name}_total" and wanted.items() <= set(k[1])]
+
+
+def test_the_listener_follows_the_file(metered: Site) -> None:
+    metered.edit(LISTEN, "127.0.0.1:9465")
+    metered.cli("reload")
+    with namespace.inside(metered.netns):
+        with urllib.request.urlopen("http://127.0.0.1:9465/metrics", timeout=10) as response:
+            assert response.status == 200
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://{LISTEN}/metrics", timeout=10)
+
+
+def test_a_port_that_is_taken_does_not_stop_forwarding(site: Site) -> None:
+    with namespace.inside(site.netns):
+        taken = socket.create_server(("127.0.0.1", 9464))
+    with taken:
+        site.file.write_text(site.file.read_text() + f'\n[metrics]\nlisten = "{LISTEN}"\n')
+        site.start()
+        assert len(site.forwarded(range(20_000, 20_010))) == 10
+        assert "Address already in use" in site.get("/v1/status")["file_error"]
+
+
+def test_the_document_lists_every_metric_and_meaning(metered: Site) -> None:
+    """docs/operate/metrics.md against a real scrape, both ways."""
+    families = [
+        family
+        for family in text_string_to_metric_families(scrape(metered))
+        if family.name.startswith("limpet_")
+    ]
+    document = DOCUMENT.read_text()
+    rows = [line.split("|")[1:-1] for line in document.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    listed = {row[0].strip("`"): row for row in cells if row[0].startswith("`limpet_")}
+    for family in families:
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = {label for sample in family.samples for label in sample.labels}
+        wanted = ", ".join(sorted(labels - {"director", "pop"}))
+        assert listed.pop(name)[1:3] == [family.type, wanted]
+    assert listed == {}
+    meant = [row for row in cells if not row[0].startswith("`limpet_")]
+    assert meant == [
+        [f"`{name.lower()}`", text, severity]
+        for section in ("verdict", "rung", "event")
+        for name, (text, severity) in MEANINGS[section].items()
+    ]
