@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 LIMPET := .venv/bin/limpet
-KERNEL_TESTS ?= -m kernel tests/kernels tests/packets tests/datapath
+KERNEL_TESTS ?= -m kernel tests/kernels tests/datapath tests/agent
 TESTS ?= tests
 ROUNDS ?= 15
 

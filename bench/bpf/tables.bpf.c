@@ -80,8 +80,8 @@ int table_own(struct xdp_md *ctx)
 SEC("xdp.frags")
 int table_lru(struct xdp_md *ctx)
 {
-	struct lru_value *found, fresh = { .backend = 7, .life = LIFE_OPENING };
-	struct lru_key key = { .vip = 1 };
+	struct lru_value *found, fresh = {.backend = 7, .life = LIFE_OPENING};
+	struct lru_key key = {.vip = 1};
 	struct packet p = {};
 	__u64 now = bpf_jiffies64();
 

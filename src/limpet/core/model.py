@@ -23,6 +23,9 @@ VIPS_MAX = 1_024  # ids 1..1023; id 0 means "no VIP"
 POOLS_MAX = 1_024
 WEIGHT_MAX = 65_535
 
+SOURCE4 = IPv4Network("100.64.0.0/16")
+SOURCE6 = IPv6Network("fd00:11be:7::/96")
+
 Address = IPv4Address | IPv6Address
 Slots = NDArray[np.uint16]  # shape (65536,): backend id that is the slot's home, 0 for none
 
@@ -117,8 +120,8 @@ class Director:
     interfaces: tuple[str, ...]
     pop: str = ""
     xdp: XdpMode = XdpMode.AUTO
-    source4: IPv4Network = IPv4Network("100.64.0.0/16")  # outer source; must be a /16
-    source6: IPv6Network = IPv6Network("fd00:11be:7::/96")  # outer source; must be a /96
+    source4: IPv4Network = SOURCE4  # outer source; must be a /16
+    source6: IPv6Network = SOURCE6  # outer source; must be a /96
     slot_key: bytes = b""  # 16 bytes, the same on every director; empty: made on first start
     flows_max: int = 1_000_000
     new_flows_per_s: int = 200_000  # above it new flows get no entry; 0: no limit
@@ -172,7 +175,7 @@ class PoolRow:
     id: PoolId
     generation: int
     slots: Slots = field(compare=False)
-    digest: str  # hex SHA-256 (first 16 digits) of the slots as little-endian u16; compared instead of them
+    digest: str  # core.slots.digest of the slots; compared instead of them
 
 
 @dataclass(frozen=True, slots=True)
