@@ -99,6 +99,17 @@ def test_wheel_carries_the_compiled_data_plane(wheel: Wheel) -> None:
         assert data == (ROOT / "src" / name).read_bytes()
 
 
+def test_wheel_says_nothing_of_the_machine_that_built_it(wheel: Wheel) -> None:
+    """Not even in debug information: the same sources give the same wheel anywhere."""
+    machine = (
+        str(ROOT).encode(),
+        sysconfig.get_path("purelib").encode(),
+        str(Path.home()).encode(),
+    )
+    telling = [n for n in wheel.names for place in machine if place + b"/" in wheel.read(n)]
+    assert not telling
+
+
 def test_wheel_carries_every_file_of_the_package(wheel: Wheel) -> None:
     """Modules, topologies of the lab, whatever else lies there; nothing but the package."""
     wanted = {

@@ -34,12 +34,17 @@ def include_flags() -> list[str]:
     import ziglang
 
     headers = Path(ziglang.__file__).parent / "lib" / "libc" / "include"
-    return [f"-isystem{headers / name}" for name in ("any-linux-any", "x86-linux-any")]
+    return [
+        f"-ffile-prefix-map={headers}=headers",
+        *(f"-isystem{headers / name}" for name in ("any-linux-any", "x86-linux-any")),
+    ]
 
 
 def compile_object(source: Path, target: Path) -> None:
     """Compile one program; `subprocess.CalledProcessError` if the compiler refuses it."""
-    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *include_flags()]
+    # Debug information names files as in the source tree: the same object wherever it is built.
+    anywhere = f"-ffile-prefix-map={ROOT}=."
+    command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, anywhere, *include_flags()]
     subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
 
 
@@ -60,7 +65,8 @@ def instructions(path: Path) -> dict[str, int]:
 
 def build(force: bool = False) -> list[Path]:
     """Compile what is out of date; returns all object paths."""
-    newest = max(path.stat().st_mtime for path in SOURCES.glob("*.[ch]"))
+    made_from = (*SOURCES.glob("*.[ch]"), Path(__file__))
+    newest = max(path.stat().st_mtime for path in made_from)
     objects = []
     for source in sorted(SOURCES.glob("*.bpf.c")):
         target = OBJECTS / source.name.replace(".bpf.c", ".bpf.o")
