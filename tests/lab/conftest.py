@@ -3,7 +3,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 
@@ -18,6 +18,7 @@ from limpet.lab.topology import Topology
 from .hosts import UdpEcho
 from .observe import BACKENDS, PORT, UDP_PORT
 
+Report = Callable[[str], None]
 NUMBERS = count(1)
 SLOT_KEY = "6c696d7065747320636f6d6520686f6d"
 
@@ -36,6 +37,17 @@ def fresh_name() -> Iterator[str]:
 def lab() -> Iterator[str]:
     with fresh_name() as name:
         yield name
+
+
+@pytest.fixture
+def report(capsys: pytest.CaptureFixture[str]) -> Report:
+    """Print a figure that is worth reading also when the test passes."""
+
+    def say(line: str) -> None:
+        with capsys.disabled():
+            print(f"\n    {line}")
+
+    return say
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from limpet.core.errors import LimpetError
 
 SERVER_WAIT_S = 10.0
 END_WAIT_S = 30.0
+SETTLE_WAIT_S = 60.0
 
 
 def _start(lab: str, host: str, arguments: list[str]) -> subprocess.Popen[str]:
@@ -95,6 +96,25 @@ class HeldSessions:
             time.sleep(0.05)
         return self._latest
 
+    def settle(self, exchanges: int = 2) -> dict[str, Any]:
+        """Wait until every session has had so many more answers, or is broken; the report then."""
+        deadline = time.monotonic() + SETTLE_WAIT_S
+        then = self._fresh(deadline)["rows"]
+        while True:
+            now = self._fresh(deadline)
+            pairs = zip(then, now["rows"], strict=True)
+            if all(b["broken"] or b["count"] >= a["count"] + exchanges for a, b in pairs):
+                return now
+
+    def _fresh(self, deadline: float) -> dict[str, Any]:
+        """The next report from now on."""
+        seen = self._latest
+        while self._latest is seen:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise LimpetError("the client that holds the sessions does not report")
+            time.sleep(0.02)
+        return self._latest
+
     def finish(self) -> dict[str, Any]:
         """End the sessions; the final report."""
         if self._process.stdin is not None and not self._process.stdin.closed:
@@ -117,10 +137,11 @@ class HeldSessions:
 
 
 def short_connections(
-    lab: str, host: str, number: int, port: int, vips: list[str]
+    lab: str, host: str, number: int, port: int, vips: list[str], *, port_first: int = 0
 ) -> dict[str, Any]:
-    """{"by_backend": {name: connections}, "failed": {why: connections}}."""
+    """{"by_backend": {name: connections}, "failed": {why: connections}}; see `workload.short`."""
     arguments = ["limpet.lab.workload", "short", str(number), str(port), *vips]
+    arguments += ["--port-first", str(port_first)]
     return _run(lab, host, arguments, timeout_s=300)
 
 

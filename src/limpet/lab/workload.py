@@ -18,7 +18,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 
-ANSWER_MAX_S = 10.0  # a session without an answer for so long is broken
+ANSWER_MAX_S = 20.0  # a session without an answer for so long is broken
 CONNECT_MAX_S = 10.0
 REPORT_S = 0.25
 PARALLEL = 64  # short connections at once
@@ -59,6 +59,7 @@ class Session:
     vip: str
     port: int
     source: str
+    source_port: int = 0  # 0: whichever is free
     backend: str = ""
     count: int = 0
     longest_gap_s: float = 0.0
@@ -68,8 +69,10 @@ class Session:
     async def open(self) -> None:
         """Connect and make the first exchange, which says who the backend is."""
         try:
-            connecting = asyncio.open_connection(self.vip, self.port, local_addr=(self.source, 0))
+            here = (self.source, self.source_port)
+            connecting = asyncio.open_connection(self.vip, self.port, local_addr=here)
             self._streams = await asyncio.wait_for(connecting, CONNECT_MAX_S)
+            self.source_port = self._streams[1].get_extra_info("sockname")[1]
             await self.exchange()
         except (OSError, TimeoutError) as error:
             raise BrokenSessionError(f"cannot connect: {error or 'no answer'}") from error
@@ -99,6 +102,16 @@ class Session:
             raise BrokenSessionError(f"the server lost its state: count {count} after {self.count}")
         self.backend, self.count = name, count
 
+    def row(self) -> dict[str, object]:
+        return {
+            "vip": self.vip,
+            "source": self.source,
+            "source_port": self.source_port,
+            "backend": self.backend,
+            "count": self.count,
+            "broken": self.broken,
+        }
+
     def close(self) -> None:
         if self._streams is not None:
             self._streams[1].close()
@@ -125,6 +138,7 @@ class Held:
                 for s in self.sessions
                 if s.broken
             ],
+            "rows": [session.row() for session in self.sessions],
         }
 
 
@@ -161,15 +175,23 @@ async def _keep(session: Session, held: Held, every_s: float) -> None:
         await asyncio.sleep(every_s)
 
 
-async def short(targets: "Targets", number: int) -> None:
-    """Open `number` connections, one exchange each; report how they spread over backends."""
+async def short(targets: "Targets", number: int, port_first: int) -> None:
+    """Open `number` connections, one exchange each; report how they spread over backends.
+
+    Each source's first connection is from `port_first`, its next from the one after, so that two
+    runs can be the same to a hash over ports. 0: from whichever ports are free.
+    """
     spread: collections.Counter[str] = collections.Counter()
     failed: collections.Counter[str] = collections.Counter()
     pairs = iter(targets.pairs(number))
+    used: collections.Counter[tuple[str, str]] = collections.Counter()
 
     async def work() -> None:
-        for vip, source in pairs:
-            session = Session(vip, targets.port, source)
+        for pair in pairs:
+            vip, source = pair
+            source_port = port_first + used[pair] if port_first else 0
+            used[pair] += 1
+            session = Session(vip, targets.port, source, source_port)
             try:
                 await session.open()
                 spread[session.backend] += 1
@@ -229,6 +251,7 @@ def main() -> None:
         client.add_argument("port", type=int)
         client.add_argument("vips", nargs="+")
         client.add_argument("--every", type=float, default=0.2, metavar="SECONDS")
+        client.add_argument("--port-first", type=int, default=0)
     options = parser.parse_args()
     if options.command == "serve":
         asyncio.run(serve(options.name, options.port))
@@ -237,7 +260,7 @@ def main() -> None:
     if options.command == "hold":
         asyncio.run(hold(targets, options.number, options.every))
     else:
-        asyncio.run(short(targets, options.number))
+        asyncio.run(short(targets, options.number, options.port_first))
 
 
 if __name__ == "__main__":
