@@ -66,7 +66,7 @@ def test_flows_into_a_closed_pipe_end_quietly(running: Site) -> None:
     assert done.stderr == ""
 
 
-def test_top_once(running: Site) -> None:
+def test_top_prints_one_screen_with_once(running: Site) -> None:
     text = running.cli("top", "--once")
     assert "web4" in text
     assert "pkt/s" in text

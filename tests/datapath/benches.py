@@ -147,9 +147,9 @@ class KernelBench:
         self._kernel.apply(changes)
         self._image = self._kernel.observe()
 
-    def run(self, frame: bytes) -> Seen:
+    def run(self, frame: bytes, metadata: int = 0) -> Seen:
         before = self._kernel.counters()
-        run = self._kernel.test_run(frame)
+        run = libbpf.run(self._kernel.program, frame, metadata=metadata)
         after = self._kernel.counters()
         verdicts = _moved(before.verdicts, after.verdicts)
         rungs = _moved(before.rungs, after.rungs)

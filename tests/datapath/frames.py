@@ -56,6 +56,8 @@ QUOTED = [20, 27, 28, 40, 47, 48, 60, 1400]
 LINKS = [LINK, LINK, LINK, LINK / Dot1Q(vlan=5), LINK / Dot1AD(vlan=9) / Dot1Q(vlan=5)]
 KINDS = ["flow"] * 9 + ["odd"] * 3 + ["fragment"] * 4 + ["error"] * 2 + ["echo"]
 
+CROWD = ["stream"] * 9 + ["flow"]
+
 
 @dataclass(frozen=True)
 class Cast:
@@ -72,7 +74,7 @@ def cast(rng: Random) -> Cast:
     """A few of all, mostly of what is served; now and then a crowd of flows that fills a bucket."""
     if rng.random() < 0.3:
         vip = rng.choice(SERVED)
-        return Cast([vip], {4: [CLIENT4], 6: [CLIENT6]}, list(range(1000, 1009)), [80], ["flow"])
+        return Cast([vip], {4: [CLIENT4], 6: [CLIENT6]}, list(range(1000, 1010)), [80], CROWD)
     return Cast(
         vips=[
             *rng.sample(SERVED, rng.choice([1, 3])),
@@ -97,6 +99,9 @@ def _packet(rng: Random, cast: Cast) -> Packet:
     link, kind = rng.choice(LINKS), rng.choice(cast.kinds)
     if kind == "flow":
         return link / ip(vip, client) / _segment(rng, cast, 4)
+    if kind == "stream":
+        port = rng.choice(cast.client_ports)
+        return link / ip(vip, client) / TCP(sport=port, dport=80, flags=rng.choice("SSAAAAAF"))
     if kind == "fragment":
         return link / _fragment(rng, vip, client) / _segment(rng, cast, rng.choice(SIZES))
     if kind == "error":

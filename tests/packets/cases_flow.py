@@ -418,6 +418,12 @@ FULL = [
 
 RATE = [
     forwarded(
+        "A SYN after FIN renews the entry of its flow, whatever the rate",
+        tcp(V4),
+        before=(tcp(V4), tcp(V4, "FA")),
+        switches=Switches(flows_are_refused=True, flows_first=1),
+    ),
+    forwarded(
         "Over the rate limit a new flow goes home without an entry",
         tcp(V4),
         events=(Event.REFUSED_RATE,),

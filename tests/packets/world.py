@@ -136,10 +136,11 @@ def address_id(address: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Switches:
-    """What of the director's constants a case changes. What is refused has no tokens at all."""
+    """What of the director's constants a case changes."""
 
     buckets: int = 64
     flows_are_refused: bool = False
+    flows_first: int = 0  # so many are not refused
     answers_are_refused: bool = False
     icmp_source4: str = "0.0.0.0"
     icmp_source6: str = "::"
@@ -158,6 +159,7 @@ def settings(switches: Switches) -> Settings:
     for life, ticks in LIFE_TICKS.items():
         record["life_ticks"][life] = ticks
     record["flows_per_jiffy_16"] = 1 if switches.flows_are_refused else 0
+    record["flows_burst"] = switches.flows_first
     record["icmp_per_jiffy_16"] = 1 if switches.answers_are_refused else 0
     record["outer_source4"] = list(ip_address(SOURCE4).packed)
     record["outer_source6"] = list(ip_address(SOURCE6).packed)

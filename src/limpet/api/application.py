@@ -104,8 +104,7 @@ def _add_writes(app: FastAPI, director: Director) -> None:
 def _lines(page: FlowPage, *, only_count: bool) -> Iterator[str]:
     yield json.dumps({"total": page.total}) + "\n"
     if not only_count:
-        for batch in page.batches:
-            yield "".join(json.dumps(flow) + "\n" for flow in batch)
+        yield from page.batches
 
 
 async def _on_error(_: Request, error: Exception) -> JSONResponse:

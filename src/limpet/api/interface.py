@@ -24,10 +24,10 @@ class FlowQuery:
 
 @dataclass(frozen=True, slots=True)
 class FlowPage:
-    """How many flows match, and the first of them, in batches."""
+    """How many flows match, and the first of them: batches of JSON objects, one a line."""
 
     total: int
-    batches: Iterator[list[Json]]
+    batches: Iterator[str]
 
 
 @dataclass(frozen=True, slots=True)

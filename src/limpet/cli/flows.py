@@ -12,7 +12,10 @@ from limpet.api.client import Client
 from limpet.api.interface import Json
 
 COLUMNS = ("client", "client_port", "vip", "vip_port", "backend", "life", "idle_s")
-WIDTH = {"client": 39, "vip": 16, "backend": 16, "life": 11}
+ROW = (
+    "{client:<39}  {client_port:<11}  {vip:<16}  {vip_port:<8}  {backend:<16}  {life:<11}  "
+    "{idle_s}\n"
+)
 RUNGS = {
     "table": "its live flows are in the connection table",
     "home": "a new flow goes to the home of its slot",
@@ -22,7 +25,7 @@ RUNGS = {
 def flows(query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
     """Printed as they come, so that a million need no memory here."""
     lines = Client(socket).lines("/v1/flows", **query)
-    total = next(lines)["total"]
+    total = json.loads(next(lines))["total"]
     if query["count"]:
         typer.echo(json.dumps({"total": total}) if as_json else total)
     elif as_json:
@@ -31,28 +34,27 @@ def flows(query: Mapping[str, object], socket: Path | None, *, as_json: bool) ->
         _print_rows(total, lines)
 
 
-def _print_json(total: int, lines: Iterator[Json]) -> None:
+def _print_json(total: int, lines: Iterator[bytes]) -> None:
     write = typer.get_text_stream("stdout").write
     write(f'{{"total": {total}, "flows": [')
     for place, flow in enumerate(lines):
-        write((",\n" if place else "\n") + json.dumps(flow))
+        write((",\n" if place else "\n") + flow.decode())
     write("\n]}\n")
 
 
-def _print_rows(total: int, lines: Iterator[Json]) -> None:
+def _print_rows(total: int, lines: Iterator[bytes]) -> None:
     write = typer.get_text_stream("stdout").write
     write(_row(dict(zip(COLUMNS, COLUMNS, strict=True))))
     shown = 0
     for flow in lines:
-        write(_row(flow))
+        write(_row(json.loads(flow)))
         shown += 1
     if shown < total:
         typer.echo(f"{shown} of {total} flows; --limit 0 shows all", err=True)
 
 
 def _row(flow: Mapping[str, Any]) -> str:
-    cells = (f"{flow[name]!s:<{WIDTH.get(name, 11)}}" for name in COLUMNS)
-    return "  ".join(cells).rstrip() + "\n"
+    return ROW.format_map(flow)
 
 
 def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:

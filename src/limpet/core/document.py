@@ -39,7 +39,7 @@ from limpet.core.values import (
     Weight,
 )
 
-FLOWS_MIN, FLOWS_MAX = 1_024, 67_108_864  # 1 GiB of connection table
+FLOWS_MIN, FLOWS_MAX = 1_024, 67_108_864  # 2 GiB of entries and 3 GiB of IPv6 clients
 RATE_MAX_PER_S = 100_000_000
 
 _DIRECTOR = Director(name="", interfaces=())

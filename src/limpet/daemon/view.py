@@ -5,6 +5,7 @@ Keys are the words of the product, units last; rates are of the last second. A v
 apply is null. docs/operate/director.md lists the keys.
 """
 
+import json
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -243,32 +244,43 @@ def backend_id(now: Now, text: str) -> int:
     raise NotFound(f"there is no backend {text!r}; backends: {have}")
 
 
-def _batches(now: Now, flows: NDArray[np.void]) -> Iterator[list[Json]]:
+def _batches(now: Now, flows: NDArray[np.void]) -> Iterator[str]:
     for start in range(0, len(flows), BATCH):
-        yield flow_rows(now, flows[start : start + BATCH])
+        yield flow_lines(now, flows[start : start + BATCH])
 
 
 def flow_rows(now: Now, flows: NDArray[np.void]) -> list[Json]:
     """FLOW records as JSON."""
-    vip_names, backend_names = now.registry.vip_names(), now.registry.backend_names()
+    return [json.loads(line) for line in flow_lines(now, flows).splitlines()]
+
+
+def flow_lines(now: Now, flows: NDArray[np.void]) -> str:
+    """FLOW records as JSON, one a line. Put together by hand: five times as fast as json.dumps,
+    which matters for a million."""
+    vips = _Quoted({int(i): name for i, name in now.registry.vip_names().items()})
+    backends = _Quoted({int(i): name for i, name in now.registry.backend_names().items()})
     tick_s = settings.tick_s(now.machine.hz)
     columns = [flows[name].tolist() for name in flows.dtype.names or ()]
-    return [
-        {
-            "client": _address(high, low),
-            "client_port": client_port,
-            "vip": vip_names.get(vip, f"#{vip}"),
-            "vip_port": vip_port,
-            "backend": backend_names.get(backend, f"#{backend}"),
-            "life": LIVES[life],
-            "idle_s": round(idle * tick_s, 1),
-        }
+    return "".join(
+        f'{{"client": "{_address(high, low)}", "client_port": {client_port}, "vip": {vips[vip]}, '
+        f'"vip_port": {vip_port}, "backend": {backends[backend]}, "life": "{LIVES[life]}", '
+        f'"idle_s": {idle * tick_s:.1f}}}\n'
         for high, low, client_port, vip_port, vip, backend, life, idle in zip(*columns, strict=True)
-    ]
+    )
+
+
+class _Quoted(dict[int, str]):
+    """Names as JSON strings, by id; an id without a name is "#id"."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        super().__init__({number: json.dumps(name) for number, name in names.items()})
+
+    def __missing__(self, number: int) -> str:
+        return f'"#{number}"'
 
 
 def _address(high: int, low: int) -> str:
-    """Faster than ipaddress, which matters for a million flows."""
+    """Faster than ipaddress."""
     if high == 0 and low >> 32 == 0xFFFF:
         return socket.inet_ntoa((low & 0xFFFF_FFFF).to_bytes(4, "big"))
     return socket.inet_ntop(socket.AF_INET6, (high << 64 | low).to_bytes(16, "big"))

