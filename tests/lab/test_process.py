@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,12 @@ from limpet.lab.process import Process, spawn, tail
 from limpet.lab.state import State
 
 SLEEP = [sys.executable, "-c", "import time; print('sleeping', flush=True); time.sleep(60)"]
+
+FIRST_THREAD_ENDS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
 
 
 @pytest.fixture
@@ -61,6 +68,21 @@ def test_a_killed_namespace_has_no_process_left(network: State, tmp_path: Path) 
         spawn([sys.executable, "-c", ignore + SLEEP[2]], netns, tmp_path / "log")
     assert len(namespace.processes(netns)) == 3
     namespace.kill_processes(netns)
+    assert namespace.processes(netns) == []
+
+
+@pytest.mark.lab
+def test_a_process_is_alive_until_its_last_thread_has_ended(network: State, tmp_path: Path) -> None:
+    """Its first thread may be a zombie long before; the others hold its sockets and locks."""
+    netns, log = f"{network.lab}-b1", tmp_path / "log"
+    process = spawn([sys.executable, "-c", FIRST_THREAD_ENDS], netns, log)
+    stat = Path(f"/proc/{process.pid}/stat")
+    while stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        time.sleep(0.01)
+    assert process.is_alive()
+    assert namespace.processes(netns) == [process.pid]
+    process.kill()
+    assert not process.is_alive()
     assert namespace.processes(netns) == []
 
 

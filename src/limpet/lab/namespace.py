@@ -79,15 +79,22 @@ def processes(name: str) -> list[int]:
         wanted = (NETNS_FOLDER / name).stat()
     except FileNotFoundError:
         return []
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            # A process may end while we look, and a zombie has no namespaces any more.
+    return [
+        int(entry.name)
+        for entry in Path("/proc").iterdir()
+        if entry.name.isdigit() and _is_in(entry, wanted)
+    ]
+
+
+def _is_in(process: Path, wanted: os.stat_result) -> bool:
+    """Any of its threads: while a process ends, its first is a zombie and in no namespace."""
+    # Processes and threads may end while we look.
+    with contextlib.suppress(OSError):
+        for thread in (process / "task").iterdir():
             with contextlib.suppress(OSError):
-                its = (entry / "ns" / "net").stat()
-                if (its.st_dev, its.st_ino) == (wanted.st_dev, wanted.st_ino):
-                    found.append(int(entry.name))
-    return found
+                its = (thread / "ns" / "net").stat()
+                return (its.st_dev, its.st_ino) == (wanted.st_dev, wanted.st_ino)
+    return False
 
 
 def kill_processes(name: str) -> None:

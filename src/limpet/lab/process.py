@@ -68,11 +68,15 @@ def tail(log: Path) -> str:
 
 
 def _started_ticks(pid: int) -> int | None:
-    """None if there is no such process, or only its zombie."""
+    """None if there is no such process, or only its zombie.
+
+    The first thread may be a zombie while others still end, and hold sockets and locks open.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     # The command, in parentheses, may hold anything.
     state, *fields = stat.rpartition(")")[2].split()
-    return None if state in "ZX" else int(fields[18])
+    threads, started = int(fields[16]), int(fields[18])
+    return None if state in "ZX" and threads <= 1 else started
