@@ -101,7 +101,9 @@ def _packet(rng: Random, cast: Cast) -> Packet:
         return link / ip(vip, client) / _segment(rng, cast, 4)
     if kind == "stream":
         port = rng.choice(cast.client_ports)
-        return link / ip(vip, client) / TCP(sport=port, dport=80, flags=rng.choice("SSAAAAAF"))
+        return (
+            link / ip(vip, client) / TCP(sport=port, dport=80, flags=rng.choice("SSSAAAAAAAAAAAF"))
+        )
     if kind == "fragment":
         return link / _fragment(rng, vip, client) / _segment(rng, cast, rng.choice(SIZES))
     if kind == "error":

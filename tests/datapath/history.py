@@ -69,7 +69,7 @@ def _step(rng: Random, cast: frames.Cast) -> Step:
     if kind < 0.85:
         return frames.frame(rng, cast)
     if kind < 0.92:
-        return Age(rng.choice(TICKS if rng.random() < 0.4 else TICKS[:4]))
+        return Age(rng.choice(TICKS[:3] if cast.kinds is frames.CROWD else TICKS))
     return rng.choice([_pool, _pool, _backend, _backend_gone, _vips])(rng)
 
 

@@ -301,6 +301,11 @@ FULL = [
         switches=ONE,
     ),
     evicting(
+        "What is remembered of a fragment makes room like an opening",
+        (*established(range(1000, 1007)), udp(V4, flags="MF", id=9)),
+        Event.EVICTED_OPENING,
+    ),
+    evicting(
         "An expired entry goes before an opening",
         (*opened(range(1000, 1004)), Age(11), *opened(range(1004, 1008))),
         EXPIRED,
