@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The connection table as people want to see it: decoded and filtered, over mapped memory.
 
-The kernel writes the table while it is read. An entry that changes in between is decoded from
-either state or skipped, never mixed: `word` is read first and again after `id`.
-docs/formats/flow-entry.md draws the bits.
+The kernel writes the table while it is read. `word` is read first and again after `id`; an entry
+that changed in between is read again, so that a flow that is merely in use is never missed, and two
+states are never mixed. docs/formats/flow-entry.md draws the bits.
 """
 
 from dataclasses import dataclass
@@ -27,6 +27,7 @@ FLOW = np.dtype(
     ]
 )
 IDS_SCAN = 1 << 22  # entries decoded at a time: bounds memory at any table size
+READS_MAX = 8  # of an entry that keeps changing; it is rewritten a few times a second at most
 SEEN_MASK = (1 << FlowWord.SEEN_BITS) - 1
 
 
@@ -88,9 +89,9 @@ class FlowTable:
         part = self._entries[start : start + IDS_SCAN]
         words = part["word"].copy()
         at = np.flatnonzero(self._is_live(words, tick) & _is_wanted(words, wanted))
-        ids, words = part["id"][at], words[at]
-        same = part["word"][at] == words
-        at, ids, words = at[same], ids[same], words[same]
+        at, ids, words = _read_whole(part, at, words[at])
+        kept = self._is_live(words, tick) & _is_wanted(words, wanted)
+        at, ids, words = at[kept], ids[kept], words[kept]
         flows = np.zeros(len(at), FLOW)
         flows["vip"], flows["backend"] = field(words, "VIP"), field(words, "BACKEND")
         flows["life"], flows["idle_ticks"] = field(words, "LIFE"), _age(words, tick)
@@ -148,6 +149,22 @@ class FlowTable:
             live = words[(field(words, "LIFE") != Life.EMPTY) & ~self._has_expired(words, tick)]
             seen |= set(np.unique(field(live, "BACKEND")).tolist())
         return frozenset(seen)
+
+
+def _read_whole(
+    part: NDArray[np.void], at: NDArray[np.intp], words: NDArray[np.uint64]
+) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.uint64]]:
+    """Places, ids and words that belong together. `words` is what was read at the places before."""
+    ids = part["id"][at]
+    for _ in range(READS_MAX):
+        after = part["word"][at]
+        changed = after != words
+        words = after
+        if not changed.any():
+            return at, ids, words
+        ids[changed] = part["id"][at[changed]]
+    same = part["word"][at] == words
+    return at[same], ids[same], words[same]
 
 
 def _count(words: NDArray[np.uint64], name: str) -> NDArray[np.int64]:
