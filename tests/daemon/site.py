@@ -29,7 +29,7 @@ from limpet.lab import namespace
 from limpet.lab.topology import Role, Topology
 
 VIP4, VIP6 = "192.0.2.10", "2001:db8:0:10::10"
-READY_S = 60.0  # a busy machine may hold up RCU grace periods for seconds
+READY_S = 30.0
 HEAR_S = 2.0
 IPIP, IPV6_IN_IP = 4, 41
 SO_RCVBUFFORCE = 33
@@ -108,7 +108,7 @@ class Site:
     def spawn(self, **environment: str) -> subprocess.Popen[bytes]:
         argv = [*COMMAND, "run", str(self.file), "--state", str(self.places.state)]
         with self.log.open("ab") as log, namespace.inside(self.netns):
-            process = subprocess.Popen(argv, stderr=log, env={**os.environ, **environment})
+            process = subprocess.Popen(argv, stderr=log, env={**surroundings(), **environment})
         self.processes.append(process)
         return process
 
@@ -138,7 +138,7 @@ class Site:
 
     def cli(self, *argv: str, status: int = 0) -> str:
         """Output of a command: standard output, or standard error if it is to fail."""
-        environment = {**os.environ, "LIMPET_SOCKET": str(self.places.socket)}
+        environment = {**surroundings(), "LIMPET_SOCKET": str(self.places.socket)}
         with namespace.inside(self.netns):
             done = subprocess.run(
                 [*COMMAND, *argv], capture_output=True, text=True, env=environment, timeout=60
@@ -208,6 +208,11 @@ class Site:
             argv = ["ip", "neigh"]
             neighbours = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
         return found + [line for line in neighbours.splitlines() if "managed" in line]
+
+
+def surroundings() -> dict[str, str]:
+    """The environment, without what would lead limpet elsewhere."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("LIMPET_")}
 
 
 class Ears:
