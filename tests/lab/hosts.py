@@ -33,11 +33,17 @@ def opened(lab: str, host: str, version: int, kind: int = socket.SOCK_STREAM) ->
 
 
 def connected(
-    lab: str, source: Address, vip: Address, port: int, kind: int = socket.SOCK_STREAM
+    lab: str,
+    source: Address,
+    vip: Address,
+    port: int,
+    kind: int = socket.SOCK_STREAM,
+    *,
+    source_port: int = 0,
 ) -> socket.socket:
     """From an address of client2 to a VIP."""
     made = opened(lab, "client2", vip.version, kind)
-    made.bind((str(source), 0))
+    made.bind((str(source), source_port))
     made.connect((str(vip), port))
     return made
 
