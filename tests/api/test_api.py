@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daemon.site import VIP4, Site
+from daemon.site import VIP4, VIP6, Site
 from limpet.api import problem
 from limpet.api.client import Client
 from limpet.core import errors
@@ -89,14 +89,26 @@ def test_where_says_table_for_a_live_flow_and_home_for_a_new_one(running: Site) 
     assert new["slot"] == live["slot"]
 
 
-def test_where_agrees_with_the_data_plane(running: Site) -> None:
-    """200 clients: the slot, computed in Python, is the one the kernel takes."""
-    for _ in range(2):
-        for source in range(1, 101):
-            answer = running.get("/v1/where", client=f"10.2.4.{source}", vip="web4")
-            assert answer["backend"] in ("b1", "b2")
-    answer = running.get("/v1/where", client="10.1.0.2", vip="web4", client_port=1)
-    assert set(running.forwarded(range(43_000, 43_003)).values()) == {answer["home"]}
+@pytest.mark.parametrize(
+    ("vip", "sources"),
+    [
+        (VIP4, [f"10.2.4.{i}" for i in range(1, 101)]),
+        (VIP6, [f"2001:db8:2:{0x200 + i:x}::1" for i in range(1, 101)]),
+    ],
+    ids=["ipv4", "ipv6"],
+)
+def test_where_agrees_with_the_data_plane(running: Site, vip: str, sources: list[str]) -> None:
+    """A hundred clients: the home that is told is the backend that gets the packet."""
+    told = {
+        44_000 + place: running.get("/v1/where", client=source, vip=vip)["home"]
+        for place, source in enumerate(sources)
+    }
+    with running.ears() as ears:
+        for place, source in enumerate(sources):
+            running.send_from("client2", source, 44_000 + place, vip)
+        heard = ears.hear(len(sources))
+    assert heard == told
+    assert set(told.values()) == {"b1", "b2"}
 
 
 PROBLEMS = {

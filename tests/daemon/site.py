@@ -179,13 +179,16 @@ class Site:
 
     def send(self, ports: range, vip: str = VIP4) -> None:
         """A datagram from client1 from each of these ports, to port 7."""
-        family = socket.AF_INET6 if ":" in vip else socket.AF_INET
         for port in ports:
-            with namespace.inside(f"{self.lab}-client1"):
-                client = socket.socket(family, socket.SOCK_DGRAM)
-            with client:
-                client.bind(("", port))
-                client.sendto(b"limpet", (vip, 7))
+            self.send_from("client1", "", port, vip)
+
+    def send_from(self, host: str, source: str, port: int, vip: str = VIP4) -> None:
+        family = socket.AF_INET6 if ":" in vip else socket.AF_INET
+        with namespace.inside(f"{self.lab}-{host}"):
+            client = socket.socket(family, socket.SOCK_DGRAM)
+        with client:
+            client.bind((source, port))
+            client.sendto(b"limpet", (vip, 7))
 
     def forwarded(self, ports: range, vip: str = VIP4) -> dict[int, str]:
         """To which backend a datagram from each port came."""
