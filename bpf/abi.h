@@ -177,7 +177,7 @@ enum flow_word {
 	FLOW_VIP_BITS = 10,
 	FLOW_LIFE_SHIFT = 22,
 	FLOW_LIFE_BITS = 3,
-	FLOW_SPILLED_SHIFT = 25, /* on entry 0: an entry of this bucket lives in its second bucket */
+	FLOW_SPILLED_SHIFT = 25, /* on the first entry of a half: a flow that prefers it lives elsewhere */
 	FLOW_SPILLED_BITS = 1,
 	FLOW_SEEN_SHIFT = 26, /* tick of the last packet, refreshed at most once a FLOW_REFRESH_TICKS */
 	FLOW_SEEN_BITS = 26,

@@ -4,9 +4,9 @@
 
 /* The connection table: flow -> backend, set-associative, in a plain array (docs/adr/0001-connection-table.md).
  *
- * A flow may live in two buckets; the second is looked at only if the first has spilled. An entry is two
- * words. `word` is published by compare-and-exchange, so there is no lock: whoever loses the race writes
- * nothing. `id` follows it; until then the entry matches no flow, since `word` carries a check of the id.
+ * A flow may live in two buckets, and prefers one half, one cache line, of the first. The rest is looked at
+ * only if that half has spilled. An entry is two words. `word` is published by compare-and-exchange, so there
+ * is no lock: whoever loses the race writes nothing. `id` follows it; until then the entry matches no flow, since `word` carries a check of the id.
  *
  * A live established flow is never evicted: not by a flood of handshakes, not by anything.
  */
@@ -20,7 +20,8 @@
 #define FLOW_MATCH           (FLOW_FIELD(VIP) | FLOW_FIELD(CHECK))
 #define FLOW_SEEN_MASK       ((1ULL << FLOW_SEEN_BITS) - 1)
 #define FLOW_HALF            (LIMIT_FLOW_WAYS / 2)
-#define FLOW_FREE_WANTED     3                     /* free entries below which the second bucket is considered */
+#define FLOW_NEAR_WANTED     2 /* free entries in its half with which a flow stays there, without a further look */
+#define FLOW_FREE_WANTED     4 /* free entries in its first bucket with which it stays in that */
 #define FRAGMENT_TWEAK       0x667261676d656e74ULL /* keeps hashes of fragments apart from those of flows */
 
 _Static_assert(sizeof(struct flow_bucket) == 128, "two cache lines");
@@ -122,34 +123,35 @@ static __always_inline void flow_fetch(const struct flow *f)
 		READ_ONCE(bucket->entries[flow_half(f)].word);
 }
 
-static __always_inline struct flow_entry *flow_find_in(struct flow_bucket *bucket, const struct flow *f)
+static __always_inline struct flow_entry *flow_find_in(struct flow_entry *half, const struct flow *f)
 {
-	struct flow_entry *near = &bucket->entries[flow_half(f)];
-	struct flow_entry *far = &bucket->entries[flow_half(f) ^ FLOW_HALF];
-
 #pragma unroll
 	for (int i = 0; i < FLOW_HALF; i++)
-		if (flow_entry_matches(&near[i], f))
-			return &near[i];
-#pragma unroll
-	for (int i = 0; i < FLOW_HALF; i++)
-		if (flow_entry_matches(&far[i], f))
-			return &far[i];
+		if (flow_entry_matches(&half[i], f))
+			return &half[i];
 	return 0;
 }
 
+/* One line of memory, unless flows that prefer it have been placed elsewhere. */
 static __always_inline struct flow_entry *flow_find(const struct flow *f)
 {
 	struct flow_bucket *bucket = flow_bucket_at(f->first);
+	__u32 near = flow_half(f), far = near ^ FLOW_HALF;
 	struct flow_entry *entry;
 
 	if (!bucket)
 		return 0;
-	entry = flow_find_in(bucket, f);
-	if (likely(entry) || !(READ_ONCE(bucket->entries[0].word) & FLOW_FIELD(SPILLED)))
+	entry = flow_find_in(&bucket->entries[near], f);
+	if (likely(entry) || !(READ_ONCE(bucket->entries[near].word) & FLOW_FIELD(SPILLED)))
+		return entry;
+	entry = flow_find_in(&bucket->entries[far], f);
+	if (entry)
 		return entry;
 	bucket = flow_bucket_at(f->second);
-	return bucket ? flow_find_in(bucket, f) : 0;
+	if (!bucket)
+		return 0;
+	entry = flow_find_in(&bucket->entries[near], f);
+	return entry ? entry : flow_find_in(&bucket->entries[far], f);
 }
 
 /* Life of a flow after one more packet. */
@@ -233,14 +235,16 @@ static __always_inline __u64 score_min(__u64 a, __u64 b)
 	return a + (difference & b_is_lower);
 }
 
-static __always_inline void victim_choose(struct victim *v, struct flow_bucket *bucket, const struct flow *f)
+/* Look at the first `ways` of a bucket, counted from the flow's half of it. */
+static __always_inline void victim_choose(struct victim *v, struct flow_bucket *bucket, const struct flow *f,
+					  const __u32 ways)
 {
 	__u32 half = flow_half(f);
 
 	v->score = (__u64)VICTIM_NONE << (FLOW_SEEN_BITS + VICTIM_WAY_BITS);
 	v->free = 0;
 #pragma unroll
-	for (int i = 0; i < LIMIT_FLOW_WAYS; i++) {
+	for (__u32 i = 0; i < ways; i++) {
 		__u32 way = i ^ half;
 		__u64 word = READ_ONCE(bucket->entries[way].word);
 		__u32 rank = victim_rank(word, f->now);
@@ -253,7 +257,7 @@ static __always_inline void victim_choose(struct victim *v, struct flow_bucket *
 }
 
 /* Whether the second bucket is the better place. A flow leaves its first bucket before that is full: then
- * both fill evenly, and none overflows up to three quarters of the table (docs/adr/0001-connection-table.md). */
+ * both fill evenly, and practically none overflows up to 5/8 of the table (docs/adr/0001-connection-table.md). */
 static __always_inline int victim_is_better(const struct victim *second, const struct victim *first)
 {
 	if (second->free || first->free)
@@ -285,54 +289,88 @@ static __always_inline void flow_note_client(__u32 place, const struct packet *p
 	client->vip_port = p->vip_port;
 }
 
+/* Where a new flow goes. */
+struct room {
+	struct flow_bucket *bucket;
+	__u32 place; /* of the bucket */
+	struct victim victim;
+};
+
+/* The flow's half of its first bucket if there is room, else the best of both its buckets. */
+static __always_inline int flow_room(struct room *room, const struct flow *f)
+{
+	struct flow_bucket *second;
+	struct victim other;
+
+	room->place = f->first;
+	room->bucket = flow_bucket_at(f->first);
+	if (!room->bucket)
+		return 0;
+	victim_choose(&room->victim, room->bucket, f, FLOW_HALF);
+	if (room->victim.free >= FLOW_NEAR_WANTED)
+		return 1;
+	victim_choose(&room->victim, room->bucket, f, LIMIT_FLOW_WAYS);
+	if (room->victim.free >= FLOW_FREE_WANTED)
+		return 1;
+	second = flow_bucket_at(f->second);
+	if (!second)
+		return 0;
+	victim_choose(&other, second, f, LIMIT_FLOW_WAYS);
+	if (victim_is_better(&other, &room->victim)) {
+		room->place = f->second;
+		room->bucket = second;
+		room->victim = other;
+	}
+	return 1;
+}
+
+/* A flow that is not in its half of its first bucket leaves a mark there, for those who look for it. */
+static __always_inline void flow_mark_spilled(const struct room *room, const struct flow *f,
+					      struct counters *counts)
+{
+	const int is_second = room->place != f->first;
+	struct flow_bucket *first;
+
+	if (!is_second && !(room->victim.score & FLOW_HALF))
+		return;
+	first = flow_bucket_at(f->first);
+	if (first)
+		__sync_fetch_and_or(&first->entries[flow_half(f)].word, FLOW_FIELD(SPILLED));
+	counts->events[EVENT_FLOW_SPILLED] += is_second;
+}
+
 /* Find room for a flow and write it there; 0 if there is none. */
 __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 backend_and_life)
 {
-	struct flow_bucket *bucket, *second;
 	struct flow_entry *entry;
-	struct victim v, other;
 	struct counters *counts;
-	__u32 place, way, zero = 0;
+	__u32 way, zero = 0;
 	__u64 old, fresh;
+	struct room room;
 
 	if (!f || !p)
 		return 0;
-	place = f->first;
-	bucket = flow_bucket_at(place);
 	counts = bpf_map_lookup_elem(&counters, &zero);
-	if (!bucket || !counts)
+	if (!counts || !flow_room(&room, f))
 		return 0;
-	victim_choose(&v, bucket, f);
-	if (v.free < FLOW_FREE_WANTED) {
-		second = flow_bucket_at(f->second);
-		if (!second)
-			return 0;
-		victim_choose(&other, second, f);
-		if (victim_is_better(&other, &v)) {
-			__sync_fetch_and_or(&bucket->entries[0].word, FLOW_FIELD(SPILLED));
-			counts->events[EVENT_FLOW_SPILLED]++;
-			place = f->second;
-			bucket = second;
-			v = other;
-		}
-	}
-	if (victim_rank_of(&v) >= VICTIM_NONE) {
+	if (victim_rank_of(&room.victim) >= VICTIM_NONE) {
 		counts->events[EVENT_REFUSED_FULL]++;
 		return 0;
 	}
-	way = (v.score ^ flow_half(f)) & (LIMIT_FLOW_WAYS - 1);
-	entry = &bucket->entries[way];
+	flow_mark_spilled(&room, f, counts);
+	way = (room.victim.score ^ flow_half(f)) & (LIMIT_FLOW_WAYS - 1);
+	entry = &room.bucket->entries[way];
 	old = READ_ONCE(entry->word);
 	fresh = flow_word(f, backend_and_life & FLOW_FIELD(BACKEND), backend_and_life >> 32, old);
-	if (victim_rank(old, f->now) != victim_rank_of(&v) ||
+	if (victim_rank(old, f->now) != victim_rank_of(&room.victim) ||
 	    __sync_val_compare_and_swap(&entry->word, old, fresh) != old) {
 		counts->events[EVENT_RACE_LOST]++;
 		return 0;
 	}
 	WRITE_ONCE(entry->id, f->id);
-	flow_count_victim(counts, victim_rank_of(&v));
+	flow_count_victim(counts, victim_rank_of(&room.victim));
 	if (p->family == 6)
-		flow_note_client(place * LIMIT_FLOW_WAYS + way, p);
+		flow_note_client(room.place * LIMIT_FLOW_WAYS + way, p);
 	return 1;
 }
 

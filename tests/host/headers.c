@@ -91,8 +91,8 @@ void host_victim(const uint64_t words[LIMIT_FLOW_WAYS], uint64_t hash, uint32_t 
 
 	for (int way = 0; way < LIMIT_FLOW_WAYS; way++)
 		bucket.entries[way].word = words[way];
-	victim_choose(&victim, &bucket, &flow);
-	out[0] = victim.score & (LIMIT_FLOW_WAYS - 1);
+	victim_choose(&victim, &bucket, &flow, LIMIT_FLOW_WAYS);
+	out[0] = (victim.score ^ flow_half(&flow)) & (LIMIT_FLOW_WAYS - 1);
 	out[1] = victim_rank_of(&victim);
 	out[2] = victim.free;
 }

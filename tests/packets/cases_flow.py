@@ -272,10 +272,11 @@ def evicting(name: str, before: tuple[Step, ...], event: Event, packet: Any = NE
     return forwarded(name, packet, before=before, events=(CREATED, event), switches=ONE)
 
 
-def fills(bucket: int, count: int) -> list[int]:
-    """Client ports whose flows belong in a bucket of two."""
+def fills(bucket: int, count: int, half: int | None = None) -> list[int]:
+    """Client ports whose flows belong in a bucket of two, and prefer a half of it (0 or 4)."""
     hashes = ((port, flow_hash(CLIENT4, (port, 80))) for port in range(2000, 4000))
-    return [port for port, hashed in hashes if hashed & 1 == bucket][:count]
+    inside = [(port, hashed) for port, hashed in hashes if hashed & 1 == bucket]
+    return [port for port, hashed in inside if half in (None, hashed >> 48 & 4)][:count]
 
 
 def live(ports: list[int]) -> tuple[Step, ...]:
@@ -283,6 +284,8 @@ def live(ports: list[int]) -> tuple[Step, ...]:
 
 
 ZERO = fills(0, 18)
+NEAR, FAR = fills(0, 5, half=0), fills(0, 4, half=4)
+OTHER = [*fills(1, 4, half=0), *fills(1, 1, half=4)]
 FULL = [
     forwarded(
         "The eighth flow still finds an empty place",
@@ -366,16 +369,34 @@ FULL = [
         switches=TWO,
     ),
     forwarded(
-        "With two free places left, a flow goes to the emptier bucket",
-        tcp(V4, sport=ZERO[6]),
-        before=live(ZERO[:6]),
+        "With two places free in its half, a flow stays there",
+        tcp(V4, sport=NEAR[2]),
+        before=live([*NEAR[:2], *FAR]),
+        switches=TWO,
+    ),
+    forwarded(
+        "With its half full and four places free in the other, a flow stays in its bucket",
+        tcp(V4, sport=NEAR[4]),
+        before=live(NEAR[:4]),
+        switches=TWO,
+    ),
+    existing(
+        "A flow that went to the other half is found",
+        tcp(V4, "A", sport=NEAR[4]),
+        before=(*live(NEAR[:4]), tcp(V4, sport=NEAR[4]), MOVED),
+        switches=TWO,
+    ),
+    forwarded(
+        "With its half full and three places free in the other, a flow goes to the emptier bucket",
+        tcp(V4, sport=NEAR[4]),
+        before=live([*NEAR[:4], FAR[0]]),
         events=(CREATED, Event.FLOW_SPILLED),
         switches=TWO,
     ),
     forwarded(
-        "With two free places in either bucket, a flow stays in its first",
-        tcp(V4, sport=ZERO[12]),
-        before=live(ZERO[:12]),
+        "With as few free places in the other bucket, a flow stays in its first",
+        tcp(V4, sport=NEAR[4]),
+        before=live([*NEAR[:4], FAR[0], *OTHER]),
         switches=TWO,
     ),
     forwarded(

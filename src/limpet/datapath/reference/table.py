@@ -23,7 +23,8 @@ FRAGMENT_TWEAK = int.from_bytes(b"fragment", "big")  # keeps their hashes apart 
 NO_VIP = 0  # of a fragment's entry
 TICKS = 1 << FlowWord.SEEN_BITS  # ticks wrap round
 HALF = Limit.FLOW_WAYS // 2
-FREE_WANTED = 3  # free places below which the second bucket is considered
+NEAR_WANTED = 2  # free places in its half with which a flow stays there
+FREE_WANTED = 4  # free places in its first bucket with which it stays in that
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class Flow:
     hash: int
     first: int  # bucket
     second: int  # bucket
+
+    @property
+    def half(self) -> int:
+        """First way of the half of a bucket, one cache line, that the flow prefers."""
+        return self.hash >> 48 & HALF
 
     @property
     def entropy(self) -> int:
@@ -67,10 +73,12 @@ class Entry:
 
 @dataclass(slots=True)
 class Bucket:
-    """Eight places. `has_spilled`: an entry that belongs here lives in its second bucket."""
+    """Eight places in two halves. `spilled`: halves (by their first way) of which a flow that
+    prefers them lives elsewhere.
+    """
 
     places: list[Entry | None] = field(default_factory=lambda: [None] * Limit.FLOW_WAYS)
-    has_spilled: bool = False
+    spilled: set[int] = field(default_factory=set)
 
 
 class Rank(IntEnum):
@@ -161,14 +169,19 @@ class ConnectionTable:
 
     def find(self, flow: Flow) -> Entry | None:
         """The flow's entry, live or expired."""
-        bucket = self._buckets[flow.first]
-        found = self._find_in(bucket, flow)
-        if found is None and bucket.has_spilled:
-            found = self._find_in(self._buckets[flow.second], flow)
+        bucket, half = self._buckets[flow.first], flow.half
+        found = self._find_in(bucket.places[half : half + HALF], flow)
+        if found is None and half in bucket.spilled:
+            others = self._order(self._buckets[flow.second].places, flow)
+            found = self._find_in([*self._order(bucket.places, flow)[HALF:], *others], flow)
         return found
 
-    def _find_in(self, bucket: Bucket, flow: Flow) -> Entry | None:
-        for entry in bucket.places:
+    def _order(self, places: list[Entry | None], flow: Flow) -> list[Entry | None]:
+        """The places of a bucket, the flow's half first."""
+        return [places[way ^ flow.half] for way in range(Limit.FLOW_WAYS)]
+
+    def _find_in(self, places: list[Entry | None], flow: Flow) -> Entry | None:
+        for entry in places:
             if (
                 entry is not None
                 and entry.id == flow.id
@@ -214,16 +227,12 @@ class ConnectionTable:
         """Find room for a flow and write it there. Refused if both buckets are full of live
         flows.
         """
-        events = []
-        room = self._room(flow.first, flow, now)
-        if room.free < FREE_WANTED:
-            other = self._room(flow.second, flow, now)
-            if other.is_better(room):
-                room = other
-                self._buckets[flow.first].has_spilled = True
-                events.append(Event.FLOW_SPILLED)
+        room = self._room(flow, now)
         if room.rank is Rank.NONE:
-            return [*events, Event.REFUSED_FULL]
+            return [Event.REFUSED_FULL]
+        events = [Event.FLOW_SPILLED] if room.bucket != flow.first else []
+        if events or room.way & HALF != flow.half:
+            self._buckets[flow.first].spilled.add(flow.half)
         places = self._buckets[room.bucket].places
         places[room.way] = Entry(flow.id, flow.vip, flow.check, backend, life, now)
         events.append(Event.FLOW_CREATED)
@@ -231,10 +240,21 @@ class ConnectionTable:
             events.append(EVICTED[room.rank])
         return events
 
-    def _room(self, number: int, flow: Flow, now: int) -> Room:
-        """The best place in a bucket. Each flow prefers one half of it: one cache line."""
+    def _room(self, flow: Flow, now: int) -> Room:
+        """The flow's half of its first bucket if there is room, else the best of both buckets."""
+        near = self._best(flow.first, flow, HALF, now)
+        if near.free >= NEAR_WANTED:
+            return near
+        first = self._best(flow.first, flow, Limit.FLOW_WAYS, now)
+        if first.free >= FREE_WANTED:
+            return first
+        second = self._best(flow.second, flow, Limit.FLOW_WAYS, now)
+        return second if second.is_better(first) else first
+
+    def _best(self, number: int, flow: Flow, ways: int, now: int) -> Room:
+        """The best of the first `ways` places of a bucket, counted from the flow's half."""
         places = self._buckets[number].places
-        order = [way ^ (flow.hash >> 48 & HALF) for way in range(Limit.FLOW_WAYS)]
+        order = [way ^ flow.half for way in range(ways)]
         ranks = {way: self._rank(places[way], now) for way in order}
         best = min(order, key=lambda way: (ranks[way], -self._age(places[way], now)))
         free = sum(rank <= Rank.EXPIRED for rank in ranks.values())
@@ -255,7 +275,7 @@ class ConnectionTable:
         """(bucket, way, id, word) of whatever the kernel's table would have as non-zero words."""
         for number, bucket in sorted(self._buckets.items()):
             for way, entry in enumerate(bucket.places):
-                spilled = (bucket.has_spilled and way == 0) << FlowWord.SPILLED_SHIFT
+                spilled = (way in bucket.spilled) << FlowWord.SPILLED_SHIFT
                 if entry is not None:
                     yield number, way, entry.id, entry.word() | spilled
                 elif spilled:
