@@ -3,7 +3,7 @@
 
 The cases take turns within each round, so that a busy moment of the machine hits all of them
 alike. Prints a Markdown table of medians and quartiles in ms, and fails if a target is missed
-(issue: 20 ms for 100 backends, 100 ms for 1,000). `--rounds N`, at least 15.
+(20 ms for 100 backends, 100 ms for 1,000). `--rounds N`, at least 15.
 """
 
 import argparse

@@ -23,6 +23,7 @@ enum limit {
 	LIMIT_VIP_PROBES = 16,       /* places a lookup tries in either of them */
 	LIMIT_FLOW_WAYS = 8,         /* entries of a bucket of the connection table */
 	LIMIT_EXTENSION_HEADERS = 6, /* IPv6 extension headers walked */
+	LIMIT_HEADERS = 2048,        /* bytes from the IPv6 header to the transport header */
 	LIMIT_VLAN_TAGS = 2,         /* VLAN tags walked */
 	LIMIT_AGENT_SOURCES = 256,   /* director prefixes an agent accepts from */
 	LIMIT_AGENT_VIPS = 1024,     /* VIP addresses an agent accepts */

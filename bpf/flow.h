@@ -6,7 +6,8 @@
  *
  * A flow may live in two buckets, and prefers one half, one cache line, of the first. The rest is looked at
  * only if that half has spilled. An entry is two words. `word` is published by compare-and-exchange, so there
- * is no lock: whoever loses the race writes nothing. `id` follows it; until then the entry matches no flow, since `word` carries a check of the id.
+ * is no lock: whoever loses the race writes nothing. `id` follows it; until then the entry matches no flow,
+ * since `word` carries a check of the id.
  *
  * A live established flow is never evicted: not by a flood of handshakes, not by anything.
  */

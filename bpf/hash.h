@@ -2,7 +2,7 @@
 #ifndef LIMPET_HASH_H
 #define LIMPET_HASH_H
 
-/* Keyed hashes, the same bit for bit in src/limpet/core/hash.py.
+/* Keyed hashes, the same bit for bit in src/limpet/core/hashing.py.
  *
  * Two rounds of xor-shift and multiply by an odd constant, keyed by xor before each word. Well mixed, and
  * not predictable without the key; not a cryptographic function (docs/adr/0003-hash.md says why that is

@@ -173,7 +173,7 @@ static __always_inline enum verdict parse_extension(struct cursor *c, struct pac
 	}
 	p->protocol = header->next_header;
 	p->header_length += length;
-	return VERDICT_CONTINUE;
+	return p->header_length > LIMIT_HEADERS ? VERDICT_DROP_MALFORMED : VERDICT_CONTINUE;
 }
 
 static __always_inline int protocol_is_extension(__u8 protocol)

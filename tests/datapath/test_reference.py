@@ -10,7 +10,7 @@ from scapy.all import ICMP
 
 from datapath.benches import ReferenceBench, kernel_benches
 from limpet.core import affinity
-from limpet.core import hash as arrays
+from limpet.core import hashing as arrays
 from limpet.core.model import Affinity, Protocol
 from limpet.datapath.reference import hash as plain
 from limpet.datapath.reference.checksum import checksum, fold

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from host.library import U64, Library
-from limpet.core import affinity, hash
+from limpet.core import affinity, hashing
 from limpet.core.model import Address, Affinity, Protocol
 from limpet.datapath import abi
 
@@ -24,7 +24,7 @@ def slot_in_c(
     """The slot that the data plane picks."""
     assert library.call.host_slot_key(*key) == 0
     keep = affinity.mask(rule, flow.vip.version)
-    words = (U64 * 6)(*keep, *hash.words(client), *hash.words(flow.vip))
+    words = (U64 * 6)(*keep, *hashing.words(client), *hashing.words(flow.vip))
     code = abi.Affinity[rule.name]
     slot: int = library.call.host_slot(
         words, code, flow.protocol.number, flow.client_port, flow.vip_port
@@ -48,7 +48,7 @@ def test_slot_is_the_same_in_c_and_in_python(
     key: tuple[int, int],
 ) -> None:
     client, vip = addresses
-    flow = affinity.Tuple(hash.words(client), ports[0], vip, ports[1], protocol)
+    flow = affinity.Tuple(hashing.words(client), ports[0], vip, ports[1], protocol)
     expected = int(affinity.slots(rule, flow, key))
     assert slot_in_c(library, rule, flow, client, key) == expected
 
@@ -61,6 +61,6 @@ def test_client_affinity_keeps_a_whole_ipv6_64_together(
     neighbour = IPv6Address(int(client) >> 64 << 64 | other)
     slots = set()
     for address, port in ((client, ports[0]), (neighbour, ports[1])):
-        flow = affinity.Tuple(hash.words(address), port, vip, 443, Protocol.TCP)
+        flow = affinity.Tuple(hashing.words(address), port, vip, 443, Protocol.TCP)
         slots.add(slot_in_c(library, Affinity.CLIENT, flow, address, (1, 2)))
     assert len(slots) == 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf/hash.h and core/hash.py are one function."""
+"""bpf/hash.h and core/hashing.py are one function."""
 
 import random
 
@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from host.library import Library
-from limpet.core import hash
+from limpet.core import hashing
 
 WORD = st.integers(0, (1 << 64) - 1)
 EDGES = (0, 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 63, (1 << 64) - 1)
@@ -18,14 +18,14 @@ EDGES = (0, 1, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 63, (1 << 64) - 1)
 @example(x=0)
 @example(x=(1 << 64) - 1)
 def test_mix_is_the_same_in_c_and_in_python(library: Library, x: int) -> None:
-    assert library.call.host_mix(x) == int(hash.mix(x))
+    assert library.call.host_mix(x) == int(hashing.mix(x))
 
 
 @given(high=WORD, low=WORD, key=st.tuples(WORD, WORD))
 def test_pair_is_the_same_in_c_and_in_python(
     library: Library, high: int, low: int, key: tuple[int, int]
 ) -> None:
-    assert library.call.host_pair(high, low, *key) == int(hash.pair(high, low, key))
+    assert library.call.host_pair(high, low, *key) == int(hashing.pair(high, low, key))
 
 
 def test_pair_over_arrays_is_the_same_as_one_by_one(library: Library) -> None:
@@ -33,7 +33,7 @@ def test_pair_over_arrays_is_the_same_as_one_by_one(library: Library) -> None:
     expected = [
         library.call.host_pair(int(h), int(w), 1, 2) for h, w in zip(high, low, strict=True)
     ]
-    assert hash.pair(high, low, (1, 2)).tolist() == expected
+    assert hashing.pair(high, low, (1, 2)).tolist() == expected
 
 
 def test_every_input_bit_moves_half_of_the_output_bits(library: Library) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from host.frames import CLIENT4, CLIENT6, CORPUS, VIP4, VIP6
 from host.library import Library, Parsed
-from limpet.core.hash import words
+from limpet.core.hashing import words
 from limpet.datapath.abi import Verdict
 from limpet.datapath.reference.packet import Kind
 

@@ -23,7 +23,7 @@ from scapy.utils import checksum
 
 from limpet.core import affinity
 from limpet.core.diff import Changes
-from limpet.core.hash import words
+from limpet.core.hashing import words
 from limpet.core.model import Affinity, Image, Protocol
 from limpet.datapath.abi import Event, Rung, Verdict
 from packets.world import (

@@ -89,6 +89,10 @@ NETWORKS = [
 EXTENSIONS = [
     broken("An extension header is cut off", bytes(LINK / ip(V6, nh=60) / Raw(bytes(7)))),
     broken(
+        "Extension headers of more than 2,048 bytes",
+        LINK / ip(V6, nh=60) / Raw(bytes([17, 255]) + bytes(2046)) / UDP(sport=1234, dport=80),
+    ),
+    broken(
         "An extension header longer than the frame",
         bytes(LINK / ip(V6, nh=0) / Raw(b"\x06\xff" + bytes(60))),
     ),

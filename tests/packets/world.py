@@ -10,7 +10,7 @@ from ipaddress import ip_address
 
 import numpy as np
 
-from limpet.core.hash import mix, pair, words
+from limpet.core.hashing import mix, pair, words
 from limpet.core.model import (
     SLOTS,
     Affinity,

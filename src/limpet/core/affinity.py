@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from limpet.core import hash
+from limpet.core import hashing
 from limpet.core.model import SLOTS, Address, Affinity, Protocol
 
 ALL = (1 << 64) - 1
@@ -40,14 +40,14 @@ def slots(affinity: Affinity, flow: Tuple, key: tuple[int, int]) -> NDArray[np.u
     keep = mask(affinity, flow.vip.version)
     high = np.asarray(flow.client[0], np.uint64) & np.uint64(keep[0])
     low = np.asarray(flow.client[1], np.uint64) & np.uint64(keep[1])
-    hashed = hash.pair(high, low, key)
+    hashed = hashing.pair(high, low, key)
     if affinity is Affinity.FLOW:
-        vip_high, vip_low = hash.words(flow.vip)
+        vip_high, vip_low = hashing.words(flow.vip)
         ports = (
             np.uint64(flow.protocol.number << 32)
             | np.asarray(flow.client_port, np.uint64) << np.uint64(16)
             | np.asarray(flow.vip_port, np.uint64)
         )
         rest = np.uint64(vip_high ^ vip_low) ^ ports
-        hashed = hash.pair(hashed, rest, (key[1], key[0]))
+        hashed = hashing.pair(hashed, rest, (key[1], key[0]))
     return hashed & np.uint64(SLOTS - 1)

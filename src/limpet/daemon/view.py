@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpet.api.interface import FlowPage, FlowQuery, Json
-from limpet.core import hash
+from limpet.core import hashing
 from limpet.core.errors import NotFound
 from limpet.core.model import SLOTS, BackendRow, PoolRow, Vip
 from limpet.core.registry import KnownBackend, Registry
@@ -213,7 +213,7 @@ def select(now: Now, kernel: Kernel, query: FlowQuery) -> NDArray[np.void]:
     client = None
     if query.client:
         try:
-            client = hash.words(ip_address(query.client))
+            client = hashing.words(ip_address(query.client))
         except ValueError as error:
             raise NotFound(f"client: {error}") from None
     vips = vip_ids(now, query.vip) if query.vip else [None]

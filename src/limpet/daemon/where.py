@@ -8,7 +8,7 @@ first; a new flow goes to the home of its slot. The same hash as the data plane'
 from ipaddress import ip_address
 
 from limpet.api.interface import FlowQuery, Json, Question
-from limpet.core import affinity, hash
+from limpet.core import affinity, hashing
 from limpet.core.errors import Conflict, NotFound
 from limpet.core.model import Address, Affinity, Vip
 from limpet.daemon import view
@@ -92,9 +92,9 @@ def _slot(now: Now, vip: Vip, client: Address, question: Question) -> int | None
     if vip.affinity is Affinity.FLOW and (client_port is None or vip_port is None):
         return None
     flow = affinity.Tuple(
-        hash.words(client), client_port or 0, vip.address, vip_port or 0, vip.protocol
+        hashing.words(client), client_port or 0, vip.address, vip_port or 0, vip.protocol
     )
-    key = hash.key_words(now.machine.slot_key)
+    key = hashing.key_words(now.machine.slot_key)
     return int(affinity.slots(vip.affinity, flow, key))
 
 

@@ -19,6 +19,7 @@ class Limit(IntEnum):
     VIP_PROBES = 16
     FLOW_WAYS = 8
     EXTENSION_HEADERS = 6
+    HEADERS = 2048
     VLAN_TAGS = 2
     AGENT_SOURCES = 256
     AGENT_VIPS = 1024

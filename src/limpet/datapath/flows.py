@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from limpet.core import hash
+from limpet.core import hashing
 from limpet.datapath.abi import FlowWord, Life
 
 FLOW = np.dtype(
@@ -114,7 +114,7 @@ class FlowTable:
     def _name(self, flows: NDArray[np.void], ids: NDArray[np.uint64], at: NDArray[np.intp]) -> None:
         """Fill in clients and ports: from the id for IPv4, from `flow_clients` for IPv6."""
         is4 = self._family[flows["vip"]] == 4
-        flows["client_low"] = np.uint64(hash.MAPPED) | ids >> np.uint64(32)
+        flows["client_low"] = np.uint64(hashing.MAPPED) | ids >> np.uint64(32)
         flows["client_port"] = ids >> np.uint64(16) & np.uint64(0xFFFF)
         flows["vip_port"] = ids & np.uint64(0xFFFF)
         six = np.flatnonzero(~is4)

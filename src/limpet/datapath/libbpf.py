@@ -176,9 +176,7 @@ class Run:
     duration_ns: int
 
 
-def run(
-    program: int, packet: bytes, repeat: int = 1, ifindex: int = 0, metadata: int = 0
-) -> Run:
+def run(program: int, packet: bytes, repeat: int = 1, ifindex: int = 0, metadata: int = 0) -> Run:
     """Run an XDP program over one packet in the kernel (BPF_PROG_TEST_RUN).
 
     With `repeat` > 1 every round but the first sees the packet as the round before left it.

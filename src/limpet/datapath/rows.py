@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from limpet.core import affinity, hash
+from limpet.core import affinity, hashing
 from limpet.core.model import (
     Address,
     Affinity,
@@ -22,7 +22,7 @@ AFFINITIES = list(Affinity)  # in the order of enum affinity
 
 def mapped(address: Address) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
     """The 16 byte form of an address."""
-    high, low = hash.words(address)
+    high, low = hashing.words(address)
     return np.frombuffer((high << 64 | low).to_bytes(16, "big"), np.uint8)
 
 
@@ -62,7 +62,7 @@ def decode_backend(number: int, record: np.void) -> BackendRow | None:
     is_l2 = record["encapsulation"] == Code.L2
     return BackendRow(
         id=BackendId(number),
-        address=hash.address(*words),
+        address=hashing.address(*words),
         encapsulation=Encapsulation.L2 if is_l2 else Encapsulation.IPIP,
         next_hop=hop,
     )

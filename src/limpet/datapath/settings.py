@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
 
-from limpet.core import hash
+from limpet.core import hashing
 from limpet.core.model import Director
 from limpet.datapath.abi import SETTINGS, Life, Limit
 
@@ -67,8 +67,8 @@ def _rate(per_s: int, hz: int) -> tuple[int, int]:
 def encode(director: Director, machine: Machine) -> np.ndarray[tuple[()], np.dtype[np.void]]:
     """SETTINGS record, shape ()."""
     record = np.zeros((), SETTINGS)
-    record["slot_key"] = hash.key_words(machine.slot_key)
-    record["flow_key"] = hash.key_words(machine.flow_key)
+    record["slot_key"] = hashing.key_words(machine.slot_key)
+    record["flow_key"] = hashing.key_words(machine.flow_key)
     record["bucket_mask"] = buckets(director.flows_max) - 1
     record["tick_shift"] = tick_shift(machine.hz)
     times = director.timeouts

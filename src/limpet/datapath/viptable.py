@@ -14,12 +14,12 @@ from ipaddress import IPv4Address
 import numpy as np
 from numpy.typing import NDArray
 
-from limpet.core import hash
+from limpet.core import hashing
 from limpet.core.model import Address, Affinity, PoolId, Protocol, VipId, VipRow
 from limpet.datapath.abi import VIP_ADDRESS, VIP_SERVICE, Limit, Service
 
 SEEDS_MAX = 1_000
-MULTIPLIER = int(hash.MULTIPLIER)
+MULTIPLIER = int(hashing.MULTIPLIER)
 WORD = 2**64 - 1
 Row = tuple[int, int, int, int]  # address id, port, protocol number, service
 
@@ -87,7 +87,7 @@ def _address_table(ids: dict[Address, int], services: Iterable[Row], seed: int) 
     for number, _, _, service in services:
         kinds[number] |= 1 << service
     for address, number in ids.items():
-        row = table[_free(table["id"], place(*hash.words(address), seed, len(table)))]
+        row = table[_free(table["id"], place(*hashing.words(address), seed, len(table)))]
         row["address"] = np.frombuffer(_mapped(address), np.uint8)
         row["id"] = number
         row["services"] = kinds[number]
@@ -120,7 +120,7 @@ def _mapped(address: Address) -> bytes:
 def read(table: VipTable, vips: NDArray[np.void]) -> tuple[VipRow, ...]:
     """The VIPs that tables and the map `vips` (VIP[1024]) describe: the inverse of `build`."""
     addresses = {
-        int(row["id"]): hash.address(*np.frombuffer(row["address"].tobytes(), ">u8").tolist())
+        int(row["id"]): hashing.address(*np.frombuffer(row["address"].tobytes(), ">u8").tolist())
         for row in table.addresses[table.addresses["id"] > 0]
     }
     used = np.isin(table.services["service"], (Service.PORT, Service.ALL_PORTS))

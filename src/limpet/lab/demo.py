@@ -109,14 +109,18 @@ class Story:
         changes.start(self.lab, DIRECTOR)
         return "the new daemon adopted maps and flows, and swapped in its own program"
 
-    def flood(self) -> str:
+    def flood(self, held: HeldSessions) -> str:
         before = self._events()
-        sent = syn_flood(self.lab, ATTACKER, self.vips[0], PORT, FLOOD)
+        with held.half_resting():
+            sent = syn_flood(self.lab, ATTACKER, self.vips[0], PORT, FLOOD)
         after = self._events()
         moved = {name: after[name] - before[name] for name in after if after[name] > before[name]}
         figures = ", ".join(f"{name} {count:,}" for name, count in sorted(moved.items()))
         rate = sent["sent"] / sent["seconds"]
-        return f"{sent['sent']:,} sources, {rate:,.0f} packets/s; connection table: {figures}"
+        return (
+            f"{sent['sent']:,} sources sent at {rate:,.0f} packets/s, while half of the sessions "
+            f"are silent; connection table: {figures}"
+        )
 
     def _events(self) -> dict[str, int]:
         return {row["name"]: row["value"] for row in self.show("/v1/counters")["events"]}
@@ -164,7 +168,7 @@ def _chapters(story: Story) -> dict[str, Any]:
         story.chapter("new sessions follow the new weights", held, lambda: story.spread(changed))
         story.chapter("the daemon is killed (SIGKILL)", held, story.kill_daemon)
         story.chapter("the daemon starts again, with another program", held, story.restart)
-        story.chapter("a SYN flood", held, story.flood)
+        story.chapter("a SYN flood", held, lambda: story.flood(held))
         return held.finish()
 
 

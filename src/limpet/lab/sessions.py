@@ -6,11 +6,13 @@ What `demo` and the lab's traffic tests share. Processes run in the hosts' names
 says.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,6 +116,20 @@ class HeldSessions:
                 raise LimpetError("the client that holds the sessions does not report")
             time.sleep(0.02)
         return self._latest
+
+    @contextlib.contextmanager
+    def half_resting(self) -> Iterator[None]:
+        """Half of the sessions are silent meanwhile, as sensors are most of the time."""
+        self._say("rest")
+        try:
+            yield
+        finally:
+            self._say("go on")
+
+    def _say(self, line: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
 
     def finish(self) -> dict[str, Any]:
         """End the sessions; the final report."""

@@ -123,6 +123,7 @@ class Held:
 
     sessions: list[Session] = field(default_factory=list)
     exchanges: int = 0
+    half_rests: bool = False
 
     def report(self) -> dict[str, object]:
         alive = [session for session in self.sessions if not session.broken]
@@ -143,7 +144,11 @@ class Held:
 
 
 async def hold(targets: "Targets", number: int, every_s: float) -> None:
-    """Hold sessions until standard input ends, exchanging on each; report all the while."""
+    """Hold sessions until standard input ends, exchanging on each; report all the while.
+
+    After a line "rest" on standard input half of the sessions, of every VIP, say nothing; after any
+    other line they go on.
+    """
     held = Held()
     opening = [Session(vip, targets.port, source) for vip, source in targets.pairs(number)]
     for session in opening:
@@ -152,9 +157,11 @@ async def hold(targets: "Targets", number: int, every_s: float) -> None:
             await session.open()
         except BrokenSessionError as error:
             session.broken = str(error)
-    tasks = [asyncio.create_task(_keep(session, held, every_s)) for session in held.sessions]
+    may_rest = itertools.cycle([False] * len(targets.vips) + [True] * len(targets.vips))
+    pairs = zip(held.sessions, may_rest, strict=False)
+    tasks = [asyncio.create_task(_keep(held, each, every_s, rests)) for each, rests in pairs]
     print(json.dumps(held.report()), flush=True)
-    ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    ended = asyncio.create_task(_obey(held))
     while not ended.done():
         await asyncio.wait({ended}, timeout=REPORT_S)
         print(json.dumps(held.report()), flush=True)
@@ -165,8 +172,18 @@ async def hold(targets: "Targets", number: int, every_s: float) -> None:
     print(json.dumps({**held.report(), "final": True}), flush=True)
 
 
-async def _keep(session: Session, held: Held, every_s: float) -> None:
+async def _obey(held: Held) -> None:
+    """What standard input says, until it ends."""
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        held.half_rests = line.strip() == "rest"
+
+
+async def _keep(held: Held, session: Session, every_s: float, may_rest: bool) -> None:
     while not session.broken:
+        if held.half_rests and may_rest:
+            await asyncio.sleep(every_s)
+            continue
         try:
             await session.exchange()
             held.exchanges += 1

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The keyed hashes of bpf/hash.h on plain integers.
 
-core.hash does the same over numpy arrays; for one packet at a time that costs twenty times as much.
-A test holds the two together.
+core.hashing does the same over numpy arrays; for one packet at a time that costs twenty times as
+much. A test holds the two together.
 """
 
 WORD = (1 << 64) - 1

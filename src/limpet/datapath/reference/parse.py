@@ -139,6 +139,8 @@ def _extension(cursor: Cursor, p: Packet, malformed: Verdict) -> None:
         beyond = header[1] * 8  # its length, in 8 bytes beyond the first 8
         cursor.skip(beyond)
         p.header_length += beyond
+    if p.header_length > Limit.HEADERS:
+        raise Final(malformed)
     p.protocol = header[0]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from limpet.core import affinity
 from limpet.core.diff import Changes
-from limpet.core.hash import words
+from limpet.core.hashing import words
 from limpet.core.model import Address, Affinity, BackendRow, Encapsulation, Protocol, VipRow
 from limpet.datapath.abi import Encapsulation as Code
 from limpet.datapath.reference.packet import Words
