@@ -24,6 +24,7 @@ PORT = 7_000
 SESSIONS = 200
 SHORT = 2_000
 FLOOD = 300_000
+NEW_FLOWS_PER_S = 150_000  # another constant, so another program has to be loaded
 SETTLE_S = 2.0  # after a change, so that every session has exchanged several times
 CLIENT, ATTACKER, DIRECTOR = "client2", "client1", "fra-d1"
 
@@ -109,6 +110,15 @@ class Story:
         changes.start(self.lab, DIRECTOR)
         return "the new daemon adopted maps and flows, and swapped in its own program"
 
+    def upgrade(self) -> str:
+        before = self._program()
+        changes.director(self.lab, new_flows_per_s=NEW_FLOWS_PER_S)
+        return f"program {before} was replaced by program {self._program()} between two packets"
+
+    def _program(self) -> int:
+        number: int = self.show("/v1/status")["program_id"]
+        return number
+
     def flood(self, held: HeldSessions) -> str:
         before = self._events()
         with held.half_resting():
@@ -167,7 +177,8 @@ def _chapters(story: Story) -> dict[str, Any]:
         changed = {"b1": 5, "b3": 1, "b4": 1, "b5": 1}
         story.chapter("new sessions follow the new weights", held, lambda: story.spread(changed))
         story.chapter("the daemon is killed (SIGKILL)", held, story.kill_daemon)
-        story.chapter("the daemon starts again, with another program", held, story.restart)
+        story.chapter("the daemon starts again", held, story.restart)
+        story.chapter("the program is replaced", held, story.upgrade)
         story.chapter("a SYN flood", held, lambda: story.flood(held))
         return held.finish()
 
