@@ -82,6 +82,7 @@ class RunningDirector:
             "state": str(self._places.state_file),
             "pins": str(self._places.pins),
             "program": self._kernel.program_tag(),
+            "program_id": self._kernel.program_id(),
             "attachments": view.attachments(now),
             "flows": view.occupancy(census),
             "reconcile": {

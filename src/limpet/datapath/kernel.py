@@ -319,6 +319,10 @@ class Kernel:
             self._settings["life_ticks"],
         )
 
+    def program_id(self) -> int:
+        """The kernel's number of the program that runs now; a new one with every load."""
+        return libbpf.program_id(self._program)
+
     def program_tag(self) -> str:
         """The kernel's digest of the program that `load` brought in."""
         return libbpf.program_tag(self._program)

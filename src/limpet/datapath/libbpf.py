@@ -127,6 +127,12 @@ def link_ifindex(fd: int) -> int:
     return int(ifindex)
 
 
+def program_id(fd: int) -> int:
+    """The kernel's number of a program, as other tools show it."""
+    (number,) = struct.unpack_from("=I", _info(fd, 128), 4)
+    return int(number)
+
+
 def program_tag(fd: int) -> str:
     """The kernel's digest of a program's instructions, 16 hex digits."""
     return _info(fd, 128)[8:16].hex()

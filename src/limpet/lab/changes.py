@@ -9,7 +9,7 @@ A host that is killed loses what a machine loses with its power: processes, and 
 in its kernel. `daemon_only` kills just limpet's process, and the kernel goes on forwarding.
 """
 
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from limpet.core.errors import Conflict
 from limpet.lab import namespace, state
@@ -44,6 +44,14 @@ def weight(lab: str, name: str, value: int) -> Host:
         host = host.model_copy(update={"weight": value})
         _desire(now, now.topology.with_host(host))
         return host
+
+
+def director(lab: str, **options: JsonValue) -> None:
+    """Change keys of the [director] table; most are constants of a program, which is replaced."""
+    with state.locked(lab):
+        now = state.read(lab)
+        changed = {**now.topology.director, **options}
+        _desire(now, now.topology.model_copy(update={"director": changed}))
 
 
 def remove(lab: str, name: str, *, keep_host: bool) -> None:
