@@ -359,7 +359,10 @@ __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 b
 		return 0;
 	}
 	flow_mark_spilled(&room, f, counts);
-	way = (room.victim.score ^ flow_half(f)) & (LIMIT_FLOW_WAYS - 1);
+	/* VERIFIER(<= 6.1): the range is lost in the exclusive or, so the mask comes after it. */
+	way = room.victim.score ^ flow_half(f);
+	opaque(way);
+	way &= LIMIT_FLOW_WAYS - 1;
 	entry = &room.bucket->entries[way];
 	old = READ_ONCE(entry->word);
 	fresh = flow_word(f, backend_and_life & FLOW_FIELD(BACKEND), backend_and_life >> 32, old);
