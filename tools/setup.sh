@@ -5,7 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 missing=""
-for package in libbpf1 iproute2 procps python3-venv make; do
+# curl and ping are for trying things in the lab.
+for package in libbpf1 iproute2 procps python3-venv make curl iputils-ping; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
@@ -17,7 +18,7 @@ fi
 
 echo "setup: Python packages of requirements.lock into .venv"
 [ -x .venv/bin/python ] || python3 -m venv .venv
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+.venv/bin/python -m pip install -qq --disable-pip-version-check -r requirements.lock
 echo "setup: limpet itself into .venv"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+.venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 touch .venv/.ready

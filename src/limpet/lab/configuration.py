@@ -40,10 +40,7 @@ def director_file(name: str, host: Host, topology: Topology) -> str:
     }
     backends = pooled(topology)
     tables = [_table("[director]", director), _table("[metrics]", {"listen": METRICS})]
-    tables += [
-        _table("[[backend]]", {"name": host.name, "address": str(topology.backend_address(host))})
-        for host in backends
-    ]
+    tables += [_backend(host, topology) for host in backends]
     weights: dict[str, JsonValue] = {host.name: host.weight for host in backends}
     # An empty pool is written too: the VIPs stay, and their packets are counted as refused.
     tables.append(_table("[[pool]]", {"name": POOL, "backends": weights}))
@@ -53,12 +50,21 @@ def director_file(name: str, host: Host, topology: Topology) -> str:
                 "name": f"vip{number}-{protocol}",
                 "address": str(vip.address),
                 "protocol": protocol,
-                "port": "all",
+                "port": vip.port,
                 "pool": POOL,
                 "affinity": vip.affinity,
             }
             tables.append(_table("[[vip]]", entry))
     return "\n".join(tables)
+
+
+def _backend(host: Host, topology: Topology) -> str:
+    entry: dict[str, JsonValue] = {
+        "name": host.name,
+        "address": str(topology.backend_address(host)),
+        "encapsulation": host.encapsulation,
+    }
+    return _table("[[backend]]", entry)
 
 
 def agent_file(name: str, topology: Topology) -> str:

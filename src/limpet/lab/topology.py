@@ -24,7 +24,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from limpet.core.errors import Conflict, NotFound
-from limpet.core.model import Address
+from limpet.core.model import Address, Encapsulation
 
 ROUTER_NUMBER = 1  # of the router on every segment
 HOST_NUMBER_FIRST = 2
@@ -47,9 +47,10 @@ class Strict(BaseModel):
 
 
 class Vip(Strict):
-    """An address on which every TCP and UDP port is balanced over all backends."""
+    """An address on which TCP and UDP are balanced over all backends: every port, or just one."""
 
     address: Address
+    port: int | Literal["all"] = "all"
     affinity: Literal["client", "flow"] = "client"
 
 
@@ -85,6 +86,7 @@ class Host(Strict):
     sources4: IPv4Network | None = None
     sources6: IPv6Network | None = None
     reached_by: Literal["ipv4", "ipv6"] = "ipv4"
+    encapsulation: Encapsulation = Encapsulation.IPIP
     weight: Weight = 1
     pooled: bool = True  # False: the machine runs, but is in no pool
 
