@@ -83,8 +83,15 @@ def varied(topology: Topology, **director: object) -> Topology:
 @pytest.fixture(scope="session")
 def served(one_pop: Topology) -> Iterator[State]:
     """A whole lab with servers, for tests that send through it and leave it as it was."""
+    with serving(varied(one_pop)) as now:
+        yield now
+
+
+@contextmanager
+def serving(topology: Topology) -> Iterator[State]:
+    """A lab of this topology, a session server and an echo server on every backend."""
     with fresh_name() as name, ExitStack() as running:
-        now = operations.up(name, varied(one_pop))
+        now = operations.up(name, topology)
         for backend in BACKENDS:
             running.callback(Server(name, backend, PORT).close)
         vips = [vip.address for vip in now.topology.vip]

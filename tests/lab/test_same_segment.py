@@ -8,18 +8,15 @@ no MSS needs clamping. A port that is no VIP's is not balanced.
 import hashlib
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from ipaddress import ip_address
 
 import pytest
 
-from limpet.lab import operations
-from limpet.lab.sessions import Server
 from limpet.lab.state import State
 from limpet.lab.topology import Topology
 
-from .conftest import fresh_name, varied
-from .hosts import Bulk, UdpEcho, connected, transfer
+from .conftest import serving, varied
+from .hosts import Bulk, connected, transfer
 from .observe import BACKENDS, BULK_PORT, PORT, UDP_PORT, Wire, client_of, counting
 
 pytestmark = pytest.mark.lab
@@ -39,12 +36,7 @@ def same_segment(one_pop: Topology) -> Topology:
 
 @pytest.fixture(scope="module")
 def flat(one_pop: Topology) -> Iterator[State]:
-    with fresh_name() as name, ExitStack() as running:
-        now = operations.up(name, same_segment(one_pop))
-        for backend in BACKENDS:
-            running.callback(Server(name, backend, PORT).close)
-        vips = [vip.address for vip in now.topology.vip]
-        running.enter_context(UdpEcho(name, BACKENDS, vips, UDP_PORT))
+    with serving(same_segment(one_pop)) as now:
         yield now
 
 
