@@ -87,7 +87,7 @@ def served(one_pop: Topology) -> Iterator[State]:
         yield now
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(topology: Topology) -> Iterator[State]:
     """A lab of this topology, a session server and an echo server on every backend."""
     with fresh_name() as name, ExitStack() as running:
