@@ -65,17 +65,14 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 {
 	struct cursor c = cursor_open(ctx);
 	const struct vip_address *address;
-	struct control *live;
-	__u32 zero = 0;
+	struct control live;
 	enum verdict verdict;
 
 	verdict = parse_link(&c, p) ?: parse_network(&c, p);
 	if (verdict)
 		return verdict;
-	live = bpf_map_lookup_elem(&control, &zero);
-	if (!live)
-		return VERDICT_NOT_VIP;
-	address = vip_address_find(live, p);
+	live = vip_live_half();
+	address = vip_address_find(&live, p);
 	if (!address)
 		return VERDICT_NOT_VIP;
 	/* Trust changes here: the packet is for a VIP address. */
@@ -84,7 +81,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 		return verdict;
 	if (unlikely(p->kind == KIND_ECHO_REQUEST))
 		return answer_echo(ctx, p);
-	verdict = choose(live, address, p, choice, counters);
+	verdict = choose(&live, address, p, choice, counters);
 	if (verdict)
 		return verdict;
 	verdict = encapsulate(ctx, p, choice);

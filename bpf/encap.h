@@ -156,16 +156,15 @@ static __always_inline enum verdict outer_push_for_kernel(struct xdp_md *ctx, co
 	return verdict ? verdict : VERDICT_VIA_KERNEL;
 }
 
-static __always_inline int next_hop_is_known(const struct backend *backend)
+static __always_inline int next_hop_is_known(const struct backend *backend, __u32 egress)
 {
 	const __u32 *high = (const void *)&backend->next_hop[0];
 	const __u16 *low = (const void *)&backend->next_hop[4];
 
-	return backend->ifindex && (*high | *low);
+	return egress && (*high | *low);
 }
 
-static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p,
-						const struct choice *choice)
+static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p, struct choice *choice)
 {
 	const struct backend *backend = choice->backend;
 	struct cursor c;
@@ -178,7 +177,8 @@ static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct
 	verdict = encap_forward(ctx, p);
 	if (verdict)
 		return verdict;
-	if (unlikely(!next_hop_is_known(backend)))
+	choice->egress = READ_ONCE(backend->ifindex);
+	if (unlikely(!next_hop_is_known(backend, choice->egress)))
 		return outer_push_for_kernel(ctx, p, choice);
 	if (backend->encapsulation == ENCAPSULATION_L2) {
 		c = cursor_open(ctx);
@@ -188,8 +188,8 @@ static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct
 	}
 	if (verdict)
 		return verdict;
-	return backend->ifindex == ctx->ingress_ifindex && !settings.redirect_always ? VERDICT_TRANSMIT
-										     : VERDICT_REDIRECT;
+	return choice->egress == ctx->ingress_ifindex && !settings.redirect_always ? VERDICT_TRANSMIT
+										   : VERDICT_REDIRECT;
 }
 
 #endif

@@ -19,6 +19,7 @@ struct choice {
 	__u32 id;      /* of the backend */
 	__u32 entropy; /* the same for all packets of a flow */
 	__u32 created; /* a new flow got an entry */
+	__u32 egress;  /* interface of the backend, read once: user space clears it while it writes the row */
 	enum rung rung;
 };
 

@@ -62,7 +62,7 @@ static __always_inline int verdict_act(struct xdp_md *ctx, enum verdict verdict,
 	case VERDICT_HOP_LIMIT:
 		return verdict_return(ctx);
 	case VERDICT_REDIRECT:
-		return choice->backend ? bpf_redirect(choice->backend->ifindex, 0) : XDP_ABORTED;
+		return bpf_redirect(choice->egress, 0);
 	default:
 		return XDP_DROP;
 	}

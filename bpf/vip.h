@@ -15,8 +15,20 @@
 #define VIP_SERVICE_KEY 0xffffffffffffULL
 
 _Static_assert(sizeof(struct vip_service) == 8, "a service is compared as one word");
+_Static_assert(sizeof(struct control) == 8, "the live half is read as one word");
 _Static_assert(LIMIT_VIP_ADDRESSES == 1 << 12, "bits of a place");
 _Static_assert(LIMIT_VIP_SERVICES == 1 << 13, "bits of a place");
+
+/* Read once a packet, in one load: seed and half belong together, and so do the rows of both tables, whose
+ * address ids mean something in one half only. */
+static __always_inline struct control vip_live_half(void)
+{
+	__u32 zero = 0;
+	const __u64 *row = bpf_map_lookup_elem(&control, &zero);
+	__u64 word = row ? READ_ONCE(*row) : 0;
+
+	return (struct control){.vip_half = (__u32)word, .vip_seed = word >> 32};
+}
 
 /* Place of a row: one multiplication is enough, since user space takes another seed if rows crowd. */
 static __always_inline __u32 vip_place(__u64 high, __u64 low, __u32 seed, const __u32 bits)
