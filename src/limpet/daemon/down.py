@@ -30,7 +30,8 @@ def down(places: Places) -> bool:
         _stop_daemon(places)
     with locked(places.pins, wait_s=EXIT_WAIT_S):
         if (places.pins / "maps").exists():
-            _release_neighbours(places)
+            with contextlib.suppress(Conflict):  # another version's maps, which it cannot read
+                _release_neighbours(places)
         kernel.remove(places.pins)
     with contextlib.suppress(FileNotFoundError):
         places.socket.unlink()

@@ -2,10 +2,13 @@
 """The kernel's jiffies, read by a BPF program: ages in the connection table are counted in them.
 
 Their frequency (HZ) is not exported by every kernel, so it is measured once: two readings 0.1 s
-apart tell the four values that Linux can have apart.
+apart tell the four values that Linux can have apart. On a busy machine a reading may take long;
+such a reading is taken again, since the length of a tick, and with it the age of every flow that a
+restart adopts, hangs on it.
 """
 
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from limpet.datapath import libbpf
 OBJECT = Path(__file__).with_name("clock.bpf.o")
 HZ_VALUES = (100, 250, 300, 1000)
 MEASURE_S = 0.1
+READING_S = 1e-3  # what a reading may take: an error of 1 % at most
 
 
 class Clock:
@@ -46,7 +50,18 @@ def clock() -> Clock:
 @cache
 def hz() -> int:
     """Jiffies per second of the running kernel."""
-    start, began = clock().jiffies(), time.monotonic()
+    start, began = dated(clock().jiffies)
     time.sleep(MEASURE_S)
-    rate = (clock().jiffies() - start) / (time.monotonic() - began)
+    end, ended = dated(clock().jiffies)
+    rate = (end - start) / (ended - began)
     return min(HZ_VALUES, key=lambda value: abs(value - rate))
+
+
+def dated(read: Callable[[], int]) -> tuple[int, float]:
+    """A reading and the time at which it was true."""
+    while True:
+        before = time.monotonic()
+        value = read()
+        after = time.monotonic()
+        if after - before <= READING_S:
+            return value, after

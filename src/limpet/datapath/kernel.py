@@ -88,7 +88,8 @@ class Kernel:
     def open(cls, pins: Path, sizes: Sizes) -> "Kernel":
         """Adopt what is pinned under `pins`; what is missing is made by the first `load`.
 
-        Raises Conflict if the pinned maps are of another layout, Unsupported without bpffs.
+        Counters of another layout begin anew with the next `load`. Raises Conflict if other pinned
+        maps are of another layout, Unsupported without bpffs.
         """
         libbpf.mount_bpffs()
         (pins / "maps").mkdir(parents=True, exist_ok=True)
@@ -104,6 +105,8 @@ class Kernel:
         found, wanted = libbpf.map_info(fd).value_size, (MAPPED | PER_CPU)[name].itemsize
         if found != wanted:
             os.close(fd)
+            if name in PER_CPU:  # nothing is forwarded by it
+                return
             raise Conflict(
                 f"{self._pins}: the pinned map {name!r} has values of {found} bytes, this version "
                 f"of limpet has {wanted}. Run `limpet down` and start again; that forgets the "
@@ -127,7 +130,8 @@ class Kernel:
         """
         program = libbpf.Object(OBJECT)
         try:
-            program.set_constants(self._fitted(settings).tobytes())
+            fitted = self._fitted(settings)
+            program.set_constants(fitted.tobytes())
             for name, entries in self._sizes.entries().items():
                 if name not in self._fds:
                     program.resize(name, entries)
@@ -143,7 +147,7 @@ class Kernel:
                 self._swap(attachment.interface, fresh)
         if self._program >= 0:
             os.close(self._program)
-        self._program = fresh
+        self._program, self._settings = fresh, fitted
 
     def _fitted(self, settings: Settings) -> Settings:
         fitted = settings.copy()
@@ -151,14 +155,15 @@ class Kernel:
             fitted["bucket_mask"] = libbpf.map_info(self._fds["flows"]).max_entries - 1
         else:
             fitted["bucket_mask"] = self._sizes.buckets - 1
-        self._settings = fitted
         return fitted
 
     def _keep_maps(self, program: libbpf.Object) -> None:
         for name in (*MAPPED, *PER_CPU):
             if name not in self._fds:
+                path = self._pins / "maps" / name
+                path.unlink(missing_ok=True)  # of another layout
+                libbpf.pin(program.map_fd(name), path)
                 self._fds[name] = os.dup(program.map_fd(name))
-                libbpf.pin(self._fds[name], self._pins / "maps" / name)
 
     def _swap(self, interface: str, program: int) -> None:
         link = libbpf.get(self._link_pin(interface))
@@ -223,8 +228,8 @@ class Kernel:
         return self._memory[name]
 
     def observe(self) -> Image:
-        """What the kernel holds now."""
-        if "control" not in self._fds:
+        """What the kernel holds now; nothing, if a first `load` was cut short."""
+        if not MAPPED.keys() <= self._fds.keys():
             return Image()
         backends = self._map("backends")
         used = np.flatnonzero(backends["encapsulation"])
