@@ -64,6 +64,11 @@ def read(name: str) -> Report:
     """Raises NotFound if this machine has no agent of that name."""
     known = state.load(name)
     pins = programs.folder(name)
+    if known is None and pins.exists():
+        raise NotFound(
+            f"agent {name!r} is pinned in {pins}, but not by this network namespace: ask where it "
+            f"runs (`limpet lab exec HOST -- limpet agent show {name}` in a lab)"
+        )
     if known is None or not (pins / programs.COUNTERS).exists():
         raise NotFound(f"there is no agent {name!r} here: nothing is pinned in {pins}")
     addresses = host.present()

@@ -18,19 +18,17 @@ from limpet.agent import config, installation, state
 from limpet.agent.config import AgentConfig
 from limpet.agent.signals import Signals
 from limpet.agent.state import State
-from limpet.core.errors import Conflict, LimpetError, NotFound
+from limpet.core.errors import Conflict, LimpetError, unreadable
 
 log = structlog.get_logger("limpet.agent")
 
 
 def read(path: Path) -> AgentConfig:
-    """Read and check a file. Raises NotFound or ConfigError."""
+    """Read and check a file. Raises ConfigError."""
     try:
         return config.parse(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise LimpetError(f"{path}: not UTF-8 text: {error.reason}") from error
-    except OSError as error:
-        raise NotFound(f"cannot read {path}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
 
 
 def require_root() -> None:

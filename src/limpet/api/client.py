@@ -63,6 +63,11 @@ class Client:
         try:
             connection.request(method, f"{path}?{query}" if query else path, body)
             response = connection.getresponse()
+        except PermissionError as error:
+            raise LimpetError(
+                f"{self.path}: permission denied: who may ask the daemon may redirect traffic. "
+                "Use sudo, or join the group that the socket belongs to"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(
                 f"no daemon answers at {self.path} ({error}). {how_to_start()}"

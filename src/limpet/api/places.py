@@ -4,6 +4,7 @@
 One table for the daemon, the commands and the lab. Light to import.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ SOCKETS = Path("/run/limpet")
 STATES = Path("/var/lib/limpet")
 PINS = Path("/sys/fs/bpf/limpet")
 STATE_FILE = "state.db"
+DOT = "@"  # bpffs allows no dots, and no name has an @
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,21 @@ class Places:
 
 def places(name: str, socket: Path | None = None, state: Path | None = None) -> Places:
     """The usual places of the director of that name, unless others are given."""
-    return Places(name, socket or SOCKETS / f"{name}.sock", state or STATES / name, PINS / name)
+    pins = PINS / name.replace(".", DOT)
+    return Places(name, socket or SOCKETS / f"{name}.sock", state or STATES / name, pins)
+
+
+def director(name: str) -> str:
+    """A name as a person gave it. NotFound if it would lead out of the folders here."""
+    if not PLAIN_NAME.fullmatch(name):
+        raise NotFound(f"{name!r} is not the name of a director{_there_are(directors())}")
+    return name
+
+
+def directors() -> list[str]:
+    """Directors that have something in the kernel. Agents pin in the same folder: they have no maps
+    in a folder of their own."""
+    return sorted(path.parent.name.replace(DOT, ".") for path in PINS.glob("*/maps"))
 
 
 def find_socket() -> Path:
@@ -52,9 +69,9 @@ def find_socket() -> Path:
 
 def find_name() -> str:
     """The only director that has something in the kernel. Raises NotFound or Conflict."""
-    found = sorted(path.name for path in PINS.iterdir()) if PINS.is_dir() else []
+    found = directors()
     if not found:
-        raise NotFound(f"no director has anything in the kernel ({PINS} is empty)")
+        raise NotFound(f"no director has anything in the kernel (none is in {PINS})")
     if len(found) > 1:
         raise Conflict(f"several directors are in the kernel, name one: {', '.join(found)}")
     return found[0]
@@ -62,8 +79,12 @@ def find_name() -> str:
 
 def how_to_start() -> str:
     """What an operator should know who finds the daemon dead."""
-    if PINS.is_dir() and any(PINS.iterdir()):
+    if directors():
         state = "Packets are still forwarded by the kernel, by what it last knew."
     else:
         state = "Nothing is forwarded: no director is in the kernel."
     return f"{state} Start the daemon: systemctl start limpet, or limpet run FILE"
+
+
+def _there_are(names: list[str]) -> str:
+    return f"; in the kernel: {', '.join(names)}" if names else ""

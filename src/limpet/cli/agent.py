@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from limpet.agent.report import Report
 
 app = typer.Typer(
-    help="On a backend: decapsulate, hold the VIPs, clamp the MSS.", no_args_is_help=True
+    help="On a backend: decapsulate, hold the VIPs, clamp the MSS.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 AgentName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the agent.")]

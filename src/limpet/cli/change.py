@@ -11,16 +11,14 @@ import typer
 
 from limpet.api.client import Client
 from limpet.api.interface import Json
-from limpet.core.errors import ConfigError, Unreachable
+from limpet.core.errors import ConfigError, Unreachable, unreadable
 
 
 def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise typer.BadParameter(f"{file}: cannot read it: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise typer.BadParameter(f"{file}: not UTF-8 at byte {error.start}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(file, error) from error
 
 
 def _print(answer: Any, *, as_json: bool) -> None:
@@ -78,10 +76,10 @@ def reload(socket: Path | None, *, as_json: bool) -> None:
 
 
 def down(name: str, socket: Path | None, *, as_json: bool) -> None:
-    from limpet.api.places import find_name, places
+    from limpet.api.places import director, directors, find_name, places
     from limpet.daemon.down import down as take_down
 
-    where = places(name or find_name(), socket)
+    where = places(director(name) if name else find_name(), socket)
     done = take_down(where)
     answer: Json = {"director": where.name, "removed": done, "state": str(where.state_file)}
     if as_json:
@@ -89,4 +87,8 @@ def down(name: str, socket: Path | None, *, as_json: bool) -> None:
     elif done:
         typer.echo(f"director {where.name} is out of the kernel")
     else:
-        typer.echo(f"director {where.name} had nothing in the kernel")
+        others = ", ".join(directors())
+        typer.echo(
+            f"director {where.name} had nothing in the kernel"
+            + (f"; these have: {others}" if others else "")
+        )

@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ RUNGS = {
 
 def flows(query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
     """Printed as they come, so that a million need no memory here."""
+    if query["client"]:
+        _check_address("--client", query["client"])
     lines = Client(socket).lines("/v1/flows", **query)
     total = json.loads(next(lines))["total"]
     if query["count"]:
@@ -58,6 +61,7 @@ def _row(flow: Mapping[str, Any]) -> str:
 
 
 def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
+    _check_address("CLIENT", question["client"])
     answer = Client(socket).get("/v1/where", **question)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
@@ -74,6 +78,15 @@ def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool)
             f"  port {flow['client_port']} -> {flow['vip_port']}: {flow['backend']}, "
             f"{flow['life']}, idle {flow['idle_s']} s"
         )
+
+
+def _check_address(where: str, text: object) -> None:
+    try:
+        ip_address(str(text))
+    except ValueError:
+        raise typer.BadParameter(
+            f"{where}: {text!r} is not an IP address; write one, as in 10.0.0.7 or 2001:db8::7"
+        ) from None
 
 
 def _backend(answer: Json) -> str:

@@ -13,6 +13,8 @@ import typer
 app = typer.Typer(
     help="A small network in namespaces, to try limpet or your own application behind it.",
     no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 LabName = Annotated[
@@ -40,8 +42,16 @@ def up(
     """Build a lab. Returns when it forwards."""
     from limpet.lab import operations, source
 
-    operations.up(name, source.load(topology))
-    _print_status(name, as_json)
+    try:
+        operations.up(name, source.load(topology))
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; nothing of lab {name} is left", err=True)
+        raise
+    try:
+        _print_status(name, as_json)
+    except KeyboardInterrupt:
+        typer.echo(f"lab {name} is up; `limpet lab down --lab {name}` removes it", err=True)
+        raise
 
 
 @app.command()
@@ -140,7 +150,7 @@ def down(lab: LabName = DEFAULT) -> None:
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up at the end.")] = False,
-    lab: Annotated[str, typer.Option("--lab", help="Name of the lab.", metavar="NAME")] = DEFAULT,
+    lab: LabName = DEFAULT,
 ) -> None:
     """Tell the story: sessions that live while all around them changes. Status 1 if one broke."""
     from limpet.lab import demo as story

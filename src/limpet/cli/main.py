@@ -194,6 +194,10 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has gone, as in `limpet flows | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except PermissionError as error:
+        root = "" if os.geteuid() == 0 else "; this needs root: use sudo"
+        typer.echo(f"limpet: {error.filename}: {error.strerror}{root}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

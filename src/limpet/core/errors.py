@@ -47,6 +47,16 @@ class ConfigError(LimpetError):
         self.problems = problems
 
 
+def unreadable(file: object, error: OSError | UnicodeDecodeError) -> ConfigError:
+    """What to raise when a configuration cannot even be read."""
+    if isinstance(error, UnicodeDecodeError):
+        return ConfigError(
+            [Problem(str(file), f"not UTF-8 at byte {error.start}", "save it as UTF-8")]
+        )
+    why = f"cannot read it: {error.strerror}"
+    return ConfigError([Problem(str(file), why, "give the path of a TOML file that can be read")])
+
+
 class NotFound(LimpetError):
     """No such thing."""
 

@@ -24,7 +24,7 @@ from pyroute2 import IPRoute
 from limpet import __version__
 from limpet.api.places import Places, places
 from limpet.core.config import parse
-from limpet.core.errors import LimpetError
+from limpet.core.errors import LimpetError, unreadable
 from limpet.core.model import Desired
 from limpet.daemon import forwarding, log, notify
 from limpet.daemon.events import Events
@@ -32,7 +32,7 @@ from limpet.daemon.lock import locked
 from limpet.daemon.nexthop import NextHops
 from limpet.daemon.pacing import Pacing
 from limpet.daemon.reconcile import Reconciler
-from limpet.datapath import settings
+from limpet.datapath import libbpf, settings
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.store.state import State
 
@@ -52,13 +52,11 @@ class Options:
 
 
 def read_file(path: Path) -> tuple[str, Desired]:
-    """Text of the configuration file, and what it desires. ConfigError, or LimpetError."""
+    """Text of the configuration file, and what it desires, or ConfigError."""
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise LimpetError(f"{path}: cannot read it: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise LimpetError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
     return text, parse(text, str(path))
 
 
@@ -67,6 +65,7 @@ def run(options: Options) -> None:
     _, desired = read_file(options.file)
     log.configure(desired.log_level)
     where = places(desired.director.name, options.socket, options.state)
+    libbpf.mount_bpffs()  # the lock lies there
     with locked(where.pins):
         try:
             asyncio.run(_run(options, desired, where))

@@ -13,19 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from limpet.api.places import DOT
 from limpet.core.errors import Conflict
 
 POLL_S = 0.02
+OF_AN_AGENT = "agent"  # pinned by an agent of that name
 
 
 @contextmanager
 def locked(pins: Path, wait_s: float = 0.0) -> Iterator[None]:
     """Hold the lock; the folder is made if need be. Conflict names the process that has it."""
+    _check_free(pins)
     deadline = time.monotonic() + wait_s
     while (fd := _try(pins)) is None:
         if time.monotonic() >= deadline:
             raise Conflict(
-                f"director {pins.name!r} has a daemon already (pid {owner(pins) or 'unknown'}); "
+                f"director {_name(pins)!r} has a daemon already (pid {owner(pins) or 'unknown'}); "
                 "stop that one first, or give this one another name"
             )
         time.sleep(POLL_S)
@@ -47,6 +50,19 @@ def owner(pins: Path) -> int | None:
         if fields[1] == "FLOCK" and fields[5] == name:
             return int(fields[4])
     return None
+
+
+def _name(pins: Path) -> str:
+    return pins.name.replace(DOT, ".")
+
+
+def _check_free(pins: Path) -> None:
+    """Agents pin in the same folder: what a director does there would end the one of its name."""
+    if (pins / OF_AN_AGENT).exists():
+        raise Conflict(
+            f"{_name(pins)!r} is the name of an agent on this machine (pinned in {pins}), not of a "
+            "director: give the director another name; `limpet agent down` removes agents"
+        )
 
 
 def _try(pins: Path) -> int | None:

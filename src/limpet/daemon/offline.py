@@ -10,6 +10,7 @@ from pathlib import Path
 from limpet.api.interface import Json
 from limpet.api.places import Places, places
 from limpet.core.config import parse
+from limpet.core.errors import NotFound
 from limpet.core.model import Desired, Image
 from limpet.core.plan import plan as plan_image
 from limpet.core.registry import Registry
@@ -31,6 +32,11 @@ def plan(text: str, source: str, state: Path | None) -> Json:
 
 def _remembered(desired: Desired, where: Places) -> tuple[Desired, Registry]:
     if not where.state_file.exists():
+        if (where.pins / "maps").exists():
+            raise NotFound(
+                f"{where.state_file} is not there, but the kernel holds director {where.name!r}, "
+                "whose backends only that file names: give its folder with --state, or restore it"
+            )
         return desired, Registry()
     with State(where.state_file) as state:
         registry = state.load()

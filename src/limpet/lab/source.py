@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from limpet.core.errors import ConfigError, NotFound, Problem
+from limpet.core.errors import ConfigError, NotFound, Problem, unreadable
 from limpet.lab.topology import Topology
 
 
@@ -37,8 +37,14 @@ def load(topology: str) -> Topology:
         return parse(entry.read_text(), where=entry.name)
     try:
         text = Path(topology).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise NotFound(f"topology file {topology}: {error}") from error
+    except OSError as error:
+        known = ", ".join(built_in())
+        raise NotFound(
+            f"topology file {topology}: cannot read it: {error.strerror}; give the path of a TOML "
+            f"file, or a built-in topology: {known}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise unreadable(topology, error) from error
     return parse(text, where=topology)
 
 
