@@ -29,6 +29,12 @@ enum limit {
 	LIMIT_AGENT_VIPS = 1024,     /* VIP addresses an agent accepts */
 };
 
+/* Raised whenever bytes of a pinned map come to mean something else at the same size: then a director refuses
+ * to adopt the maps of another build, instead of misreading them. */
+enum layout {
+	LAYOUT_VERSION = 1,
+};
+
 /* How the director treated a packet: exactly one of these per packet. */
 enum verdict {
 	VERDICT_CONTINUE = 0, /* not final; counts packets that fell through: alarm */
@@ -207,7 +213,8 @@ struct flow_client {
 
 /* Switched as one word: which half of the VIP hash tables is live. */
 struct control {
-	__u32 vip_half; /* 0 or 1 */
+	__u16 vip_half; /* 0 or 1 */
+	__u16 layout;   /* LAYOUT_VERSION of who wrote it, 0 before the first time */
 	__u32 vip_seed; /* of the hash of both tables in this half */
 };
 

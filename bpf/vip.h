@@ -27,7 +27,7 @@ static __always_inline struct control vip_live_half(void)
 	const __u64 *row = bpf_map_lookup_elem(&control, &zero);
 	__u64 word = row ? READ_ONCE(*row) : 0;
 
-	return (struct control){.vip_half = (__u32)word, .vip_seed = word >> 32};
+	return (struct control){.vip_half = (__u16)word, .vip_seed = word >> 32};
 }
 
 /* Place of a row: one multiplication is enough, since user space takes another seed if rows crowd. */

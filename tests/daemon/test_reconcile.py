@@ -12,7 +12,8 @@ from pyroute2 import IPRoute
 from daemon.site import Site
 from limpet.core.config import parse
 from limpet.core.diff import Changes
-from limpet.core.model import BackendId, Desired
+from limpet.core.errors import DatapathError
+from limpet.core.model import BackendId, Desired, XdpMode
 from limpet.daemon.lock import locked, owner
 from limpet.daemon.nexthop import NextHops
 from limpet.daemon.reconcile import Reconciler
@@ -220,3 +221,14 @@ def test_forwarding_is_turned_on(site: Site) -> None:
             ("ipv6/conf/eth0/accept_ra", "2"),
         ):
             assert Path("/proc/sys/net", key).read_text().strip() == value
+
+
+def test_a_mode_that_the_driver_refuses_leaves_the_old_one_attached(site: Site) -> None:
+    """Loopback has no native XDP."""
+    with namespace.inside(site.netns), reconciler(site) as (kernel, passes):
+        plain = desired(site)
+        there = replace(plain.director, interfaces=("eth0", "lo"), xdp=XdpMode.GENERIC)
+        passes.start(replace(plain, director=there))
+        with pytest.raises(DatapathError):
+            passes.run(replace(plain, director=replace(there, xdp=XdpMode.NATIVE)), prune=False)
+        assert {a.interface for a in kernel.attachments() if a.ifindex} == {"eth0", "lo"}

@@ -104,3 +104,12 @@ def test_a_reading_of_the_clock_that_took_long_is_taken_again() -> None:
         return int(delay == 0)
 
     assert clock.dated(read)[0] == 1
+
+
+def test_maps_of_another_layout_are_refused(pinned: Pinned) -> None:
+    """Same sizes, another meaning: nothing may be read out of them."""
+    held = pinned.open()
+    held._map("control")["layout"] = 99
+    held.close()
+    with pytest.raises(Conflict, match=r"layout 99.*limpet down"):
+        pinned.open()

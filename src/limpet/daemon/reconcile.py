@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from limpet.core.diff import Changes, diff
-from limpet.core.errors import Conflict
+from limpet.core.errors import Conflict, DatapathError
 from limpet.core.model import Address, BackendId, Desired, Encapsulation, Image, NextHop, XdpMode
 from limpet.core.plan import addresses, plan
 from limpet.core.registry import Registry
@@ -254,11 +254,20 @@ class Reconciler:
             if link is None:
                 continue
             if held.get(interface) == link.index and _is_other_mode(link, mode):
-                self._kernel.detach(interface)
-                held.pop(interface)
-            if held.get(interface) != link.index:
+                self._change_mode(link, mode)
+            elif held.get(interface) != link.index:
                 self._kernel.attach(interface, link.index, mode)
                 log.info("attached", interface=interface, ifindex=link.index)
+
+    def _change_mode(self, link: Link, mode: XdpMode) -> None:
+        """Two modes cannot be attached at once. What the driver refuses leaves the old one."""
+        self._kernel.detach(link.name)
+        try:
+            self._kernel.attach(link.name, link.index, mode)
+        except DatapathError:
+            self._kernel.attach(link.name, link.index, XdpMode(link.xdp))
+            raise
+        log.info("attached in another mode", interface=link.name, mode=str(mode))
 
     def _reached(self, desired: Desired, image: Image, machine: Machine) -> Now:
         links = links_of.read(self.next_hops.netlink)

@@ -25,6 +25,10 @@ class Limit(IntEnum):
     AGENT_VIPS = 1024
 
 
+class Layout(IntEnum):
+    VERSION = 1
+
+
 class Verdict(IntEnum):
     CONTINUE = 0
     NOT_IP = 1
@@ -230,7 +234,8 @@ assert FLOW_CLIENT.itemsize == 24
 
 CONTROL = np.dtype(
     [
-        ("vip_half", "<u4"),
+        ("vip_half", "<u2"),
+        ("layout", "<u2"),
         ("vip_seed", "<u4"),
     ],
     align=True,

@@ -98,6 +98,7 @@ class Kernel:
         for name in (*MAPPED, *PER_CPU):
             if (pins / "maps" / name).exists():
                 kernel._adopt(name)
+        kernel._check_layout()
         return kernel
 
     def _adopt(self, name: str) -> None:
@@ -113,6 +114,18 @@ class Kernel:
                 "connection table"
             )
         self._fds[name] = fd
+
+    def _check_layout(self) -> None:
+        """Maps of the same sizes may still be another build's, with another meaning."""
+        if "control" not in self._fds:
+            return
+        found = int(self._map("control")[0]["layout"])
+        if found not in (0, abi.Layout.VERSION):
+            raise Conflict(
+                f"{self._pins}: the pinned maps have layout {found}, this version of limpet has "
+                f"{abi.Layout.VERSION:d}. Run `limpet down` and start again; that forgets the "
+                "connection table"
+            )
 
     def adopted(self) -> Sizes | None:
         """Sizes of the maps that were there, None before the first start."""
@@ -305,7 +318,7 @@ class Kernel:
         half = 1 - int(self._map("control")[0]["vip_half"])
         addresses, services = self._halves(half)
         addresses[:], services[:] = table.addresses, table.services
-        self._words("control")[0] = table.seed << 32 | half
+        self._words("control")[0] = table.seed << 32 | abi.Layout.VERSION << 16 | half
         libbpf.grace_period()  # the other half is free now
 
     def _remove_backends(self, ids: Iterable[BackendId]) -> None:
