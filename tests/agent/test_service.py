@@ -168,7 +168,7 @@ def test_files_are_checked_without_root_or_kernel(agent: Agent) -> None:
     done = agent.command("check", str(agent.file))
     assert done.returncode == ConfigError.exit_status
     assert f"{agent.file}:4: vips: the list is empty" in done.stderr
-    assert agent.command("check", "/nonexistent").returncode == NotFound.exit_status
+    assert agent.command("check", "/nonexistent").returncode == ConfigError.exit_status
 
 
 def test_show_is_for_people_too(agent: Agent) -> None:
