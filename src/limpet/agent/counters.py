@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counters of the agent's programs, summed over CPUs, by the names of bpf/abi.h in lower case."""
 
-from pathlib import Path
-
 import numpy as np
 
 from limpet.datapath import abi, libbpf
@@ -11,15 +9,9 @@ from limpet.datapath import abi, libbpf
 def read(fd: int) -> dict[str, int]:
     """One reading of the map `agent_counters`; zeros where another version's map has fewer."""
     size = libbpf.map_info(fd).value_size
-    data = libbpf.map_lookup(fd, 0, size * _possible_cpus())
+    data = libbpf.map_lookup(fd, 0, size * libbpf.possible_cpus())
     totals = np.frombuffer(data, "<u8").reshape(-1, size // 8).sum(axis=0)
     return {
         verdict.name.lower(): int(totals[verdict]) if verdict < len(totals) else 0
         for verdict in abi.AgentVerdict
     }
-
-
-def _possible_cpus() -> int:
-    """CPUs that per-CPU maps have values for: from 0 to the last possible one."""
-    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
-    return int(text.replace("-", ",").split(",")[-1]) + 1

@@ -27,26 +27,10 @@ from limpet.core.slots import digest
 from limpet.datapath import abi, counters, libbpf, rows, viptable
 from limpet.datapath.clock import clock
 from limpet.datapath.flows import FlowTable
+from limpet.datapath.maps import MAPPED, PER_CPU
 
 OBJECT = Path(__file__).with_name("director.bpf.o")
 PROGRAM = "director"
-MAPPED = {  # map name -> record; arrays that are mapped into memory
-    "control": abi.CONTROL,
-    "vip_addresses": abi.VIP_ADDRESS,
-    "vip_services": abi.VIP_SERVICE,
-    "vips": abi.VIP,
-    "pools": abi.POOL,
-    "slot_tables": abi.SLOT_TABLE,
-    "backends": abi.BACKEND,
-    "flows": abi.FLOW_BUCKET,
-    "flow_clients": abi.FLOW_CLIENT,
-}
-PER_CPU = {
-    "counters": abi.COUNTERS,
-    "vip_stats": abi.VIP_STATS,
-    "backend_stats": abi.BACKEND_STATS,
-    "rates": abi.RATE,
-}
 SPARE_TABLES = 4  # places beyond one a pool: room to build a table while the old one is in use
 Settings = np.ndarray[tuple[()], np.dtype[np.void]]
 
@@ -352,7 +336,7 @@ class Kernel:
 
     def _per_cpu(self, name: str) -> tuple[bytes, int]:
         entries = libbpf.map_info(self._fds[name]).max_entries
-        size = PER_CPU[name].itemsize * _possible_cpus()
+        size = PER_CPU[name].itemsize * libbpf.possible_cpus()
         return libbpf.map_lookup_all(self._fds[name], entries, size), entries
 
     def counters(self) -> counters.Counters:
@@ -409,9 +393,3 @@ def remove(pins: Path) -> bool:
             os.close(link)
     shutil.rmtree(pins)
     return True
-
-
-def _possible_cpus() -> int:
-    """CPUs that per-CPU maps have values for: from 0 to the last possible one."""
-    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
-    return int(text.replace("-", ",").split(",")[-1]) + 1

@@ -225,6 +225,12 @@ def run_value(program: int) -> int:
     return int.from_bytes(_last.attributes[4:8], "little")
 
 
+def possible_cpus() -> int:
+    """CPUs that per-CPU maps have values for: from 0 to the last possible one."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace("-", ",").split(",")[-1]) + 1
+
+
 def grace_period() -> None:
     """Wait until every CPU has left the BPF programs it was in (an RCU grace period).
 
