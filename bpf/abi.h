@@ -79,7 +79,7 @@ enum rung {
 /* What happened to the connection table. */
 enum event {
 	EVENT_FLOW_CREATED = 0, /* entry created: normal */
-	EVENT_FLOW_SPILLED,     /* entry created in its second bucket, the first was full: watch */
+	EVENT_FLOW_SPILLED,     /* entry created in its second bucket, the first was crowded: normal */
 	EVENT_EVICTED_EXPIRED,  /* an expired entry made room: normal */
 	EVENT_EVICTED_OPENING,  /* a live entry with one packet only made room: watch */
 	EVENT_EVICTED_CLOSING,  /* a live entry after FIN or RST made room: watch */

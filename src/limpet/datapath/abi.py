@@ -383,7 +383,7 @@ MEANINGS = {
     },
     "event": {
         "FLOW_CREATED": ("entry created", "normal"),
-        "FLOW_SPILLED": ("entry created in its second bucket, the first was full", "watch"),
+        "FLOW_SPILLED": ("entry created in its second bucket, the first was crowded", "normal"),
         "EVICTED_EXPIRED": ("an expired entry made room", "normal"),
         "EVICTED_OPENING": ("a live entry with one packet only made room", "watch"),
         "EVICTED_CLOSING": ("a live entry after FIN or RST made room", "watch"),

@@ -26,7 +26,7 @@ FLOW = np.dtype(
         ("idle_ticks", "<u4"),
     ]
 )
-IDS_SCAN = 1 << 22  # entries decoded at a time: bounds memory at any table size
+SCAN_ENTRIES_MAX = 1 << 22  # entries decoded at a time: bounds memory at any table size
 READS_MAX = 8  # of an entry that keeps changing; it is rewritten a few times a second at most
 SEEN_MASK = (1 << FlowWord.SEEN_BITS) - 1
 
@@ -81,12 +81,12 @@ class FlowTable:
         """FLOW records of all live flows wanted, in table order; expired ones are no flows."""
         found = [
             self._decode(start, tick, wanted or Wanted())
-            for start in range(0, len(self._entries), IDS_SCAN)
+            for start in range(0, len(self._entries), SCAN_ENTRIES_MAX)
         ]
         return np.concatenate(found) if found else np.zeros(0, FLOW)
 
     def _decode(self, start: int, tick: int, wanted: Wanted) -> NDArray[np.void]:
-        part = self._entries[start : start + IDS_SCAN]
+        part = self._entries[start : start + SCAN_ENTRIES_MAX]
         words = part["word"].copy()
         at = np.flatnonzero(self._is_live(words, tick) & _is_wanted(words, wanted))
         at, ids, words = _read_whole(part, at, words[at])
@@ -129,8 +129,8 @@ class FlowTable:
         backends = np.zeros(1 << FlowWord.BACKEND_BITS, np.int64)
         vips = np.zeros(1 << FlowWord.VIP_BITS, np.int64)
         lives = np.zeros(1 << FlowWord.LIFE_BITS, np.int64)
-        for start in range(0, len(self._entries), IDS_SCAN):
-            words = self._entries["word"][start : start + IDS_SCAN].copy()
+        for start in range(0, len(self._entries), SCAN_ENTRIES_MAX):
+            words = self._entries["word"][start : start + SCAN_ENTRIES_MAX].copy()
             words = words[field(words, "LIFE") != Life.EMPTY]
             words = words[~self._has_expired(words, tick)]
             lives += _count(words, "LIFE")
@@ -144,8 +144,8 @@ class FlowTable:
     def backends(self, tick: int) -> frozenset[int]:
         """Backend ids that live flows or fragments name."""
         seen: set[int] = set()
-        for start in range(0, len(self._entries), IDS_SCAN):
-            words = self._entries["word"][start : start + IDS_SCAN].copy()
+        for start in range(0, len(self._entries), SCAN_ENTRIES_MAX):
+            words = self._entries["word"][start : start + SCAN_ENTRIES_MAX].copy()
             live = words[(field(words, "LIFE") != Life.EMPTY) & ~self._has_expired(words, tick)]
             seen |= set(np.unique(field(live, "BACKEND")).tolist())
         return frozenset(seen)

@@ -33,7 +33,7 @@ def _code(row: BackendRow) -> Code:
 
 
 def encode_backend(row: BackendRow) -> Record:
-    """BACKEND record; without a next hop, or one whose MAC is not known, `ifindex` is 0."""
+    """BACKEND record. The program needs `ifindex` and a MAC; without both it asks the kernel."""
     record = np.zeros((), BACKEND)
     record["address"] = mapped(row.address)
     record["encapsulation"] = _code(row)

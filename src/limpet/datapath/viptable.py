@@ -9,7 +9,6 @@ used: the next one is taken, so a lookup never misses what is there. Pure: array
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from limpet.core import hashing
 from limpet.core.model import Address, Affinity, PoolId, Protocol, VipId, VipRow
 from limpet.datapath.abi import VIP_ADDRESS, VIP_SERVICE, Limit, Service
+from limpet.datapath.rows import mapped
 
 SEEDS_MAX = 1_000
 MULTIPLIER = int(hashing.MULTIPLIER)
@@ -88,7 +88,7 @@ def _address_table(ids: dict[Address, int], services: Iterable[Row], seed: int) 
         kinds[number] |= 1 << service
     for address, number in ids.items():
         row = table[_free(table["id"], place(*hashing.words(address), seed, len(table)))]
-        row["address"] = np.frombuffer(_mapped(address), np.uint8)
+        row["address"] = mapped(address)
         row["id"] = number
         row["services"] = kinds[number]
     return table
@@ -109,12 +109,6 @@ def _free(taken: NDArray[np.integer], first: int) -> int:
         if not taken[at]:
             return at
     raise _DoesNotFitError
-
-
-def _mapped(address: Address) -> bytes:
-    if isinstance(address, IPv4Address):
-        return bytes(10) + b"\xff\xff" + address.packed
-    return address.packed
 
 
 def read(table: VipTable, vips: NDArray[np.void]) -> tuple[VipRow, ...]:
