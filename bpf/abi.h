@@ -22,6 +22,10 @@ enum limit {
 	LIMIT_VIP_SERVICES = 8192,   /* places of one half of `vip_services` */
 	LIMIT_VIP_PROBES = 16,       /* places a lookup tries in either of them */
 	LIMIT_FLOW_WAYS = 8,         /* entries of a bucket of the connection table */
+	LIMIT_SESSION_WAYS = 4,      /* entries of a bucket of the session table */
+	LIMIT_CANDIDATES = 128,      /* members of a pool among which the freest is looked for */
+	LIMIT_PROXIES = 16384,       /* prefixes of known mega-proxies */
+	LIMIT_RESETS = 65536,        /* bytes of the ring that asks for TCP resets */
 	LIMIT_EXTENSION_HEADERS = 6, /* IPv6 extension headers walked */
 	LIMIT_HEADERS = 2048,        /* bytes from the IPv6 header to the transport header */
 	LIMIT_VLAN_TAGS = 2,         /* VLAN tags walked */
@@ -32,7 +36,7 @@ enum limit {
 /* Raised whenever bytes of a pinned map come to mean something else at the same size: then a director refuses
  * to adopt the maps of another build, instead of misreading them. */
 enum layout {
-	LAYOUT_VERSION = 1,
+	LAYOUT_VERSION = 2,
 };
 
 /* How the director treated a packet: exactly one of these per packet. */
@@ -51,6 +55,7 @@ enum verdict {
 	VERDICT_ECHO_REPLY, /* ICMP echo request to a VIP answered: normal */
 	VERDICT_TOO_BIG,    /* would not fit when encapsulated, the sender was told: watch */
 	VERDICT_HOP_LIMIT,  /* time to live used up, the sender was told: watch */
+	VERDICT_RESET,      /* flow of a backend that is being reset, both ends are sent a TCP RST: watch */
 	/* XDP_DROP: ours, and not deliverable. */
 	VERDICT_DROP_MALFORMED,       /* a header is cut off or contradicts itself: watch */
 	VERDICT_DROP_NO_BACKEND,      /* the slot has no home: no backend is eligible: alarm */
@@ -63,23 +68,31 @@ enum verdict {
 	VERDICT_DROP_HOP_LIMIT, /* time to live used up, and nobody may be told: the same: watch */
 	VERDICT_DROP_NEXT_HOP,  /* backend on the same segment whose MAC is not known yet: alarm */
 	VERDICT_DROP_HEADROOM,  /* no room in the frame for the outer header: alarm */
+	VERDICT_DROP_RESET, /* a reset was due, but the ring to the daemon is full; the next packet asks again: alarm */
 	VERDICT_MAX,
 };
 
 /* Which rung of the ladder chose the backend of a forwarded packet. */
 enum rung {
-	RUNG_TABLE = 0,     /* connection table: normal */
-	RUNG_FRAGMENT,      /* later fragment, follows the first of its datagram: normal */
-	RUNG_HOME_NEW,      /* new flow, home of its slot: normal */
-	RUNG_HOME_EXISTING, /* existing flow without an entry, home of its slot: watch */
-	RUNG_HOME_FRAGMENT, /* later fragment without its first, home of the client's slot: watch */
+	RUNG_TABLE = 0,        /* connection table: normal */
+	RUNG_LATE,             /* existing flow, idle for too long, whose backend is still remembered: watch */
+	RUNG_FRAGMENT,         /* later fragment, follows the first of its datagram: normal */
+	RUNG_SESSION_NEW,      /* new flow, backend of its client's live session: normal */
+	RUNG_SESSION_EXISTING, /* existing flow without an entry, backend of its client's live session: watch */
+	RUNG_HOME_NEW,         /* new session, home of its slot: normal */
+	RUNG_ROUND_ROBIN,      /* new session, whose turn it was: normal */
+	RUNG_FREEST,           /* new session, fewest live sessions per weight: normal */
+	RUNG_HOME_EXISTING,    /* existing flow of which nothing is known, home of its slot: watch */
+	RUNG_HOME_FRAGMENT,    /* later fragment without its first, home of the client's slot: watch */
 	RUNG_MAX,
 };
 
-/* What happened to the connection table. */
+/* What happened to the connection table and to the session table. */
 enum event {
 	EVENT_FLOW_CREATED = 0, /* entry created: normal */
 	EVENT_FLOW_SPILLED,     /* entry created in its second bucket, the first was crowded: normal */
+	EVENT_FLOW_EXPIRED,     /* a flow ended by its idle timeout: normal */
+	EVENT_FLOW_MOVED,       /* a live flow left its backend, which is down: watch */
 	EVENT_EVICTED_EXPIRED,  /* an expired entry made room: normal */
 	EVENT_EVICTED_OPENING,  /* a live entry with one packet only made room: watch */
 	EVENT_EVICTED_CLOSING,  /* a live entry after FIN or RST made room: watch */
@@ -87,6 +100,13 @@ enum event {
 	EVENT_REFUSED_RATE,     /* no entry: over the rate limit of new flows: alarm */
 	EVENT_RACE_LOST,        /* another CPU changed the entry first, nothing was written: normal */
 	EVENT_STALE_BACKEND,    /* entry names a removed backend, ignored and replaced: watch */
+	EVENT_SESSION_CREATED,  /* session began: normal */
+	EVENT_SESSION_SPILLED,  /* session began in its second bucket, the first was full: normal */
+	EVENT_SESSION_EXPIRED,  /* a session ended by its idle timeout: normal */
+	EVENT_SESSION_MOVED,    /* a live session left its backend, which is down, removed or draining: watch */
+	EVENT_SESSION_EVICTED,  /* a session without an established flow made room: watch */
+	EVENT_SESSION_FULL,     /* no session: both buckets hold live sessions, its flows go by policy: alarm */
+	EVENT_CLIENT_SPLIT,     /* a client became a mega-proxy, new flows of it are split by port range: watch */
 	EVENT_MAX,
 };
 
@@ -110,8 +130,16 @@ enum encapsulation {
 };
 
 enum affinity {
-	AFFINITY_CLIENT = 0, /* client address under the VIP's mask */
-	AFFINITY_FLOW,       /* the whole 5-tuple */
+	AFFINITY_CLIENT = 0,   /* client address under the VIP's mask */
+	AFFINITY_FLOW,         /* the whole 5-tuple; the flow itself is the session */
+	AFFINITY_CLIENT_PORTS, /* client address under the VIP's mask, and range of its ports */
+};
+
+/* How the backend of a new session is chosen. */
+enum policy {
+	POLICY_HASH = 0,       /* home of the slot */
+	POLICY_ROUND_ROBIN,    /* the next of `turns`, weighted and smooth */
+	POLICY_LEAST_SESSIONS, /* the freest: fewest live sessions per weight */
 };
 
 /* A VIP address: one row of an open-addressing hash table, linear probing. */
@@ -139,16 +167,32 @@ struct vip_service {
 
 struct vip {
 	__u64 affinity_mask[2]; /* host order words of a mask over the client's 16 byte address */
+	__u32 split_flows;      /* open flows with which a client becomes a mega-proxy; 0: never */
 	__u16 pool;             /* row of `pools` */
 	__u8 affinity;          /* enum affinity */
 	__u8 protocol;
-	__u8 family; /* 4 or 6; for people who read flows, also after the VIP is gone */
-	__u8 reserved[3];
+	__u8 family;        /* 4 or 6; for people who read flows, also after the VIP is gone */
+	__u8 range_shift;   /* client port >> range_shift is its range, for AFFINITY_CLIENT_PORTS */
+	__u8 split_shift;   /* the same for mega-proxies */
+	__u8 looks_at_list; /* 1: clients under a prefix of `proxies` are mega-proxies at once */
+	__u8 reserved[4];
+};
+
+/* Idle ticks after which an entry has expired, by VIP and enum life. VIP 0 stands for fragments. */
+struct idle_limits {
+	__u32 ticks[LIMIT_VIPS][8];
 };
 
 struct pool {
-	__u32 table;      /* place in `slot_tables` */
-	__u32 generation; /* of that table */
+	__u32 table;      /* place in `slot_tables`, `turns` and `members` */
+	__u32 generation; /* of the tables there */
+};
+
+/* What sessions of a pool do with one of its backends, bits of member_table.standing. */
+enum standing {
+	STANDING_LEFT_BY_SESSIONS = 1, /* new flows of its sessions go elsewhere: down, or draining by flows */
+	STANDING_LEFT_BY_FLOWS = 2,    /* its flows go elsewhere as well: down, on-down rehash */
+	STANDING_RESET = 4,            /* its TCP flows are reset: at a deadline, or on-down reset */
 };
 
 struct backend {
@@ -158,11 +202,38 @@ struct backend {
 	__u32 ifindex;      /* egress interface */
 	__u16 mtu;          /* largest IP packet, outer header included, that the egress carries */
 	__u8 encapsulation; /* enum encapsulation */
-	__u8 reserved[29];
+	__u8 has_standing;  /* 1: in some pool its standing is not 0 */
+	__u8 reserved[28];
 };
 
 struct slot_table {
 	__u16 home[LIMIT_SLOTS]; /* row of `backends`; 0: no backend is eligible */
+};
+
+/* The order of round robin: every backend as often as its weight says, spread evenly. */
+struct turn_table {
+	__u16 backend[LIMIT_SLOTS]; /* row of `backends`; 0: no backend is eligible */
+};
+
+struct member {
+	__u16 backend; /* row of `backends` */
+	__u16 reserved;
+	__u32 inverse; /* 2^16 * largest weight of the pool / weight: what one session more weighs */
+};
+
+/* The eligible backends of a pool, and how they are chosen. */
+struct member_table {
+	__u16 count;
+	__u8 policy;   /* enum policy, for a client that is not known */
+	__u8 reassign; /* enum policy, for a client whose session has expired */
+	__u32 reserved;
+	struct member members[LIMIT_BACKENDS];
+	__u8 standing[LIMIT_BACKENDS]; /* bits of enum standing, by row of `backends` */
+};
+
+/* Live sessions of each backend, by its row. Written by all CPUs at once: a choice must see the one before. */
+struct loads {
+	__u32 sessions[LIMIT_BACKENDS];
 };
 
 /* Life of an entry of the connection table, bits FLOW_LIFE_* of its word. */
@@ -173,6 +244,8 @@ enum life {
 	LIFE_DATAGRAM,    /* UDP: the same */
 	LIFE_CLOSING,     /* FIN or RST seen */
 	LIFE_FRAGMENT,    /* not a flow: a datagram whose first fragment was seen */
+	LIFE_LATE,        /* expired while established: remembered as long as nobody needs the room */
+	LIFE_SESSION,     /* no entry has it: row of idle_limits for sessions */
 	LIFE_MAX,
 };
 
@@ -186,12 +259,26 @@ enum flow_word {
 	FLOW_LIFE_BITS = 3,
 	FLOW_SPILLED_SHIFT = 25, /* on the first entry of a half: a flow that prefers it lives elsewhere */
 	FLOW_SPILLED_BITS = 1,
-	FLOW_SEEN_SHIFT = 26, /* tick of the last packet, refreshed at most once a FLOW_REFRESH_TICKS */
-	FLOW_SEEN_BITS = 26,
-	FLOW_CHECK_SHIFT = 52, /* part of the hash: tells a torn entry */
-	FLOW_CHECK_BITS = 12,
+	FLOW_SESSION_SHIFT = 26, /* where the flow's session is, bits of enum flow_session */
+	FLOW_SESSION_BITS = 5,
+	FLOW_SEEN_SHIFT = 31, /* tick of the last packet, refreshed at most once a FLOW_REFRESH_TICKS */
+	FLOW_SEEN_BITS = 22,
+	FLOW_CHECK_SHIFT = 53, /* part of the hash: tells a torn entry */
+	FLOW_CHECK_BITS = 11,
 	FLOW_REFRESH_TICKS = 2,
 	FLOW_SKEW_TICKS = 8, /* how far one CPU's tick may be ahead of another's */
+};
+
+/* The flow's place among sessions, FLOW_SESSION of its word. With FLOW_IN_SESSION, the lower bits say in which of
+ * the buckets that the session's key hashes to, and in which way of it: so traffic refreshes its session without
+ * reading it. */
+enum flow_session {
+	FLOW_ALONE = 0,          /* no session: it could not be had, or belongs to another backend by now */
+	FLOW_IS_SESSION = 1,     /* affinity flow */
+	FLOW_SESSION_WAY = 3,    /* mask of the way */
+	FLOW_SESSION_SECOND = 4, /* second bucket */
+	FLOW_SESSION_RANGE = 8,  /* of a range of a mega-proxy's ports */
+	FLOW_IN_SESSION = 16,
 };
 
 struct flow_entry {
@@ -203,12 +290,74 @@ struct flow_bucket {
 	struct flow_entry entries[LIMIT_FLOW_WAYS];
 };
 
-/* The client of an IPv6 entry, for people: the data path never reads it. */
+/* The client of an IPv6 entry: for people, and to find the session when the flow ends. */
 struct flow_client {
 	__u8 address[16];
 	__u16 client_port;
 	__u16 vip_port;
 	__u32 reserved;
+};
+
+/* Life of a session, bits SESSION_LIFE_* of its word. */
+enum session_life {
+	SESSION_EMPTY = 0,
+	SESSION_BUSY,    /* being written by another CPU */
+	SESSION_OPENING, /* no flow of it was ever established: makes room if it must */
+	SESSION_LIVE,    /* never makes room */
+	SESSION_PAST,    /* expired: only remembered, so that `reassign` knows who returns */
+};
+
+/* Bits of session.word. */
+enum session_word {
+	SESSION_BACKEND_SHIFT = 0,
+	SESSION_BACKEND_BITS = 12,
+	SESSION_VIP_SHIFT = 12,
+	SESSION_VIP_BITS = 10,
+	SESSION_LIFE_SHIFT = 22,
+	SESSION_LIFE_BITS = 3,
+	SESSION_SPILLED_SHIFT =
+		25, /* on the first entry of a bucket: a session of it lives in its second bucket */
+	SESSION_SPILLED_BITS = 1,
+	SESSION_SPLIT_SHIFT = 26, /* ranges of this client's ports have sessions of their own */
+	SESSION_SPLIT_BITS = 1,
+	SESSION_RANGE_SHIFT = 27, /* 0: the whole client, else 1 + range of its ports */
+	SESSION_RANGE_BITS = 17,
+	SESSION_SINCE_SHIFT = 44, /* tick >> SESSION_SINCE_UNIT when it began */
+	SESSION_SINCE_BITS = 20,
+	SESSION_SINCE_UNIT = 8,
+};
+
+/* A session of a VIP whose affinity is not AFFINITY_FLOW. */
+struct session {
+	__u64 client[2]; /* host order words of the address under the VIP's mask */
+	__u64 word;      /* see enum session_word; published by compare-and-exchange */
+	__u32 seen;      /* tick of the last packet of any of its flows, give or take FLOW_REFRESH_TICKS */
+	__u32 flows;     /* open flows: established, not closing; of a mega-proxy also those of its ranges */
+};
+
+struct session_bucket {
+	struct session entries[LIMIT_SESSION_WAYS];
+};
+
+/* What the sweeper is asked, and what it answers. */
+struct sweep {
+	__u32 first;     /* bucket */
+	__u32 count;     /* buckets */
+	__u32 expired;   /* answer: entries that ended */
+	__u32 forgotten; /* answer: entries that were remembered for too long */
+};
+
+/* A TCP packet of a flow that is being reset: all that it takes to write to both ends. */
+struct reset {
+	__u8 client[16]; /* IPv4 as ::ffff:a.b.c.d */
+	__u8 vip_address[16];
+	__u32 sequence; /* of the client's packet, behind what it carries */
+	__u32 acknowledged;
+	__u16 client_port;
+	__u16 vip_port;
+	__u16 backend;
+	__u8 family;
+	__u8 reserved;
 };
 
 /* Switched as one word: which half of the VIP hash tables is live. */
@@ -219,16 +368,18 @@ struct control {
 };
 
 struct vip_stats {
-	__u64 packets; /* forwarded to a backend */
-	__u64 bytes;   /* of these, from the IP header on, before encapsulation */
-	__u64 flows;   /* new flows */
-	__u64 dropped; /* packets for this VIP that were dropped */
+	__u64 packets;  /* forwarded to a backend */
+	__u64 bytes;    /* of these, from the IP header on, before encapsulation */
+	__u64 flows;    /* new flows */
+	__u64 dropped;  /* packets for this VIP that were dropped */
+	__u64 sessions; /* new sessions */
 };
 
 struct backend_stats {
 	__u64 packets;
 	__u64 bytes;
 	__u64 flows;
+	__u64 sessions;
 };
 
 struct counters {
@@ -249,14 +400,15 @@ struct rate {
 
 /* Switches of the director. Constants while a program runs: a change is a new program. */
 struct settings {
-	__u64 slot_key[2];                     /* hash of the affinity key; the same on every director */
-	__u64 flow_key[2];                     /* place in the connection table; secret of this director */
-	__u32 bucket_mask;                     /* buckets of the connection table - 1 */
-	__u32 tick_shift;                      /* a tick is 2^tick_shift jiffies */
-	__u32 life_ticks[1 << FLOW_LIFE_BITS]; /* enum life -> idle ticks after which an entry has expired */
-	__u32 flows_per_jiffy_16;              /* new entries per jiffy and CPU, times 16; 0: no limit */
-	__u32 flows_burst;                     /* tokens a CPU may save up */
-	__u32 icmp_per_jiffy_16;               /* ICMP answers, the same; 0: no limit */
+	__u64 slot_key[2];  /* hash of the affinity key; the same on every director */
+	__u64 flow_key[2];  /* place in the connection table; secret of this director */
+	__u32 bucket_mask;  /* buckets of the connection table - 1 */
+	__u32 tick_shift;   /* a tick is 2^tick_shift jiffies */
+	__u32 session_mask; /* buckets of the session table - 1 */
+	__u32 reserved0;
+	__u32 flows_per_jiffy_16; /* new entries per jiffy and CPU, times 16; 0: no limit */
+	__u32 flows_burst;        /* tokens a CPU may save up */
+	__u32 icmp_per_jiffy_16;  /* ICMP answers, the same; 0: no limit */
 	__u32 icmp_burst;
 	__u8 outer_source4[4];  /* upper 16 bits of the outer IPv4 source; the rest is entropy */
 	__u8 outer_source6[16]; /* upper 96 bits of the outer IPv6 source; the rest is entropy */
@@ -264,6 +416,12 @@ struct settings {
 	__u8 icmp_source6[16];
 	__u8 redirect_always; /* never XDP_TX: for veth without an XDP program on the peer */
 	__u8 reserved[7];
+};
+
+/* A prefix of clients behind which many people are: key of a longest-prefix trie. */
+struct proxy {
+	__u32 bits;       /* of the 16 byte form: IPv4 prefixes are 96 longer */
+	__u8 address[16]; /* IPv4 as ::ffff:a.b.c.d */
 };
 
 /* A prefix of outer sources that an agent accepts: key of a longest-prefix trie. */

@@ -10,7 +10,7 @@ Addresses are `ipaddress` objects from here inward. Everything is frozen: a chan
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntFlag, StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import NewType
 
@@ -50,6 +50,63 @@ class Affinity(StrEnum):
 
     CLIENT = "client"  # the client's address; IPv6: its /64
     FLOW = "flow"  # the whole 5-tuple
+    CLIENT_PORTS = "client+ports"  # the client's address and the range of its port
+
+
+class Policy(StrEnum):
+    """How the backend of a new session is chosen."""
+
+    HASH = "hash"  # the home of its slot
+    ROUND_ROBIN = "round-robin"  # weighted, smooth
+    LEAST_SESSIONS = "least-sessions"  # the freest: fewest live sessions per weight
+
+
+class DrainRule(StrEnum):
+    """Who may stay on a draining backend."""
+
+    SESSIONS = "sessions"  # live sessions, with the new flows that they begin
+    FLOWS = "flows"  # open flows only
+
+
+class AtDeadline(StrEnum):
+    """What becomes of those that are still there when a drain's time is up."""
+
+    KEEP = "keep"
+    RESET = "reset"  # TCP RST to both ends
+
+
+class OnDown(StrEnum):
+    """What becomes of the sessions of a backend that stays down."""
+
+    HOLD = "hold"  # they are sent there, come what may
+    RESET = "reset"  # TCP RST to the client, so that it connects anew at once
+    REHASH = "rehash"  # its flows are placed anew, without a word
+
+
+class Standing(IntFlag):
+    """What sessions of a pool do with one of its backends; bits as in enum standing of bpf/abi.h."""
+
+    NORMAL = 0
+    LEFT_BY_SESSIONS = 1  # new flows of its sessions go elsewhere: down, or draining by flows
+    LEFT_BY_FLOWS = 2  # its flows go elsewhere as well: down, on-down rehash
+    RESET = 4  # its TCP flows are reset: at a deadline, or on-down reset
+
+
+class CheckKind(StrEnum):
+    """What a health check asks of a backend."""
+
+    TCP = "tcp"  # a connection
+    TLS = "tls"  # a TLS handshake
+    HTTP = "http"  # an answer with a wanted status, and text in it
+    HTTPS = "https"
+    COMMAND = "command"  # exit status 0
+
+
+class CheckPath(StrEnum):
+    """How a health check travels."""
+
+    VIP = "vip"  # to the VIP, encapsulated, as packets of clients do
+    DIRECT = "direct"  # to the backend's own address
 
 
 class Encapsulation(StrEnum):
@@ -80,11 +137,53 @@ class Backend:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthCheck:
+    """How a pool asks whether a backend is up."""
+
+    kind: CheckKind = CheckKind.TCP
+    path: CheckPath = CheckPath.VIP
+    vip: str = ""  # name of the VIP that is asked; empty: the pool's first over TCP
+    port: int | None = None  # None: the VIP's; must be given for a VIP with all ports
+    interval_s: float = 2.0
+    timeout_s: float = 1.0
+    rise: int = 2  # good answers in a row that make it up
+    fall: int = 3  # bad ones that make it down
+    http_path: str = "/"
+    http_host: str = ""  # also the name in TLS; empty: the address
+    http_status: tuple[int, int] = (200, 399)  # first and last that is good
+    http_body: str = ""  # text that must be in the first 64 KiB; empty: any
+    verify: bool = False  # TLS: the certificate has to be valid
+    command: tuple[str, ...] = ()  # argv; "{backend}", "{address}", "{vip}" and "{port}" are filled
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """The weighted backends behind VIPs: backend name -> weight (0 to 65535)."""
 
     name: str
     weights: Mapping[str, int]
+    policy: Policy = Policy.HASH
+    reassign: Policy = Policy.LEAST_SESSIONS  # for a client whose session has expired
+    drain: DrainRule = DrainRule.SESSIONS
+    slow_start_s: int = 0  # over which the weight of a backend that comes rises
+    health: HealthCheck | None = None  # None: backends count as up
+    hold_s: int = 30  # that sessions of a down backend are held, before
+    on_down: OnDown = OnDown.RESET  # happens to them
+    fail_open: bool = False  # with every backend down, use them all
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Idle seconds after which an entry has expired.
+
+    A session lives as long as an established flow of its VIP's protocol. RFC 5382 has 2 h 4 min for
+    established TCP; an expired TCP flow is still remembered here, and wakes up where it was.
+    """
+
+    tcp_established_s: int = 1_800
+    tcp_opening_s: int = 60
+    tcp_closing_s: int = 240
+    udp_s: int = 1_800
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +196,28 @@ class Vip:
     port: int | None
     pool: str
     affinity: Affinity = Affinity.CLIENT
+    prefix: int | None = None  # bits of the client's address that count; None: 32, or 64 for IPv6
+    port_ranges: int = 16  # of affinity client+ports; a power of two, 2 to 65,536
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 @dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Idle seconds after which an entry of the connection table has expired.
+class MegaProxy:
+    """When a client counts as very many, and its affinity is split by ranges of its ports."""
 
-    Defaults: RFC 5382 (TCP established 2 h 4 min, transitory 4 min) and RFC 4787 (UDP 5 min).
-    """
+    flows: int = 1_000  # open flows of one client to one VIP; 0: never
+    share: float = 0.0  # or this share of all open flows of the VIP, in percent; 0: never
+    port_ranges: int = 4_096  # a power of two, 2 to 65,536
+    prefixes: tuple[IPv4Network | IPv6Network, ...] = ()  # known ones
 
-    tcp_established_s: int = 7_440
-    tcp_opening_s: int = 60
-    tcp_closing_s: int = 240
-    udp_s: int = 300
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Who is told of what happens. Each gets the event as JSON; delivered at least once."""
+
+    command: tuple[str, ...] = ()  # argv; the event on standard input
+    webhook: str = ""  # URL, POST
+    timeout_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +235,19 @@ class Director:
     new_flows_per_s: int = 200_000  # above it new flows get no entry; 0: no limit
     icmp_per_s: int = 1_000  # ICMP answers; 0: no limit
     pools_max: int = 64
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    sessions_max: int = 1_000_000
+    timeouts: Timeouts = field(default_factory=Timeouts)  # of VIPs that do not say theirs
+    mark: int = 0x6C69_0000  # of packets of ours to a backend, plus its id; the low 12 bits are 0
+
+
+@dataclass(frozen=True, slots=True)
+class ApiListen:
+    """Where the API is served over TCP; empty `listen`: nowhere."""
+
+    listen: str = ""  # "address:port"
+    certificate: str = ""  # path of a PEM file
+    key: str = ""  # path of a PEM file
+    tokens: str = ""  # path of a file: a line has a role, a name and the SHA-256 of a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +260,9 @@ class Desired:
     vips: tuple[Vip, ...] = ()
     metrics_listen: str = ""  # "address:port"; empty: no metrics endpoint over TCP
     log_level: str = "info"
+    mega_proxy: MegaProxy = field(default_factory=MegaProxy)
+    hooks: Hooks = field(default_factory=Hooks)
+    api: ApiListen = field(default_factory=ApiListen)
 
 
 # --- Facts: what was measured ------------------------------------------------------------------
@@ -166,16 +289,21 @@ class BackendRow:
     address: Address
     encapsulation: Encapsulation
     next_hop: NextHop | None = None
+    has_standing: bool = False  # in some pool its standing is not 0
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """One row of the map `pools` and its slot table."""
+    """One row of the map `pools`, its slot table, and how its new sessions are placed."""
 
     id: PoolId
     generation: int
     slots: Slots = field(compare=False)
     digest: str  # core.slots.digest of the slots; compared instead of them
+    members: tuple[tuple[BackendId, int], ...] = ()  # eligible backends and their weights, by id
+    policy: Policy = Policy.HASH
+    reassign: Policy = Policy.LEAST_SESSIONS
+    standing: tuple[tuple[BackendId, Standing], ...] = ()  # of those where it is not 0, by id
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +316,12 @@ class VipRow:
     port: int | None
     pool: PoolId
     affinity: Affinity
+    prefix: int | None = None
+    port_ranges: int = 16
+    split_flows: int = 0  # 0: never
+    split_ranges: int = 4_096
+    looks_at_list: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +331,4 @@ class Image:
     backends: tuple[BackendRow, ...] = ()
     pools: tuple[PoolRow, ...] = ()
     vips: tuple[VipRow, ...] = ()
+    proxies: tuple[IPv4Network | IPv6Network, ...] = ()  # known mega-proxies, sorted

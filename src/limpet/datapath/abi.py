@@ -18,6 +18,10 @@ class Limit(IntEnum):
     VIP_SERVICES = 8192
     VIP_PROBES = 16
     FLOW_WAYS = 8
+    SESSION_WAYS = 4
+    CANDIDATES = 128
+    PROXIES = 16384
+    RESETS = 65536
     EXTENSION_HEADERS = 6
     HEADERS = 2048
     VLAN_TAGS = 2
@@ -26,7 +30,7 @@ class Limit(IntEnum):
 
 
 class Layout(IntEnum):
-    VERSION = 1
+    VERSION = 2
 
 
 class Verdict(IntEnum):
@@ -41,37 +45,53 @@ class Verdict(IntEnum):
     ECHO_REPLY = 8
     TOO_BIG = 9
     HOP_LIMIT = 10
-    DROP_MALFORMED = 11
-    DROP_NO_BACKEND = 12
-    DROP_UNKNOWN_BACKEND = 13
-    DROP_FRAGMENT = 14
-    DROP_ICMP_TYPE = 15
-    DROP_ICMP_QUOTE = 16
-    DROP_ICMP_LIMITED = 17
-    DROP_TOO_BIG = 18
-    DROP_HOP_LIMIT = 19
-    DROP_NEXT_HOP = 20
-    DROP_HEADROOM = 21
+    RESET = 11
+    DROP_MALFORMED = 12
+    DROP_NO_BACKEND = 13
+    DROP_UNKNOWN_BACKEND = 14
+    DROP_FRAGMENT = 15
+    DROP_ICMP_TYPE = 16
+    DROP_ICMP_QUOTE = 17
+    DROP_ICMP_LIMITED = 18
+    DROP_TOO_BIG = 19
+    DROP_HOP_LIMIT = 20
+    DROP_NEXT_HOP = 21
+    DROP_HEADROOM = 22
+    DROP_RESET = 23
 
 
 class Rung(IntEnum):
     TABLE = 0
-    FRAGMENT = 1
-    HOME_NEW = 2
-    HOME_EXISTING = 3
-    HOME_FRAGMENT = 4
+    LATE = 1
+    FRAGMENT = 2
+    SESSION_NEW = 3
+    SESSION_EXISTING = 4
+    HOME_NEW = 5
+    ROUND_ROBIN = 6
+    FREEST = 7
+    HOME_EXISTING = 8
+    HOME_FRAGMENT = 9
 
 
 class Event(IntEnum):
     FLOW_CREATED = 0
     FLOW_SPILLED = 1
-    EVICTED_EXPIRED = 2
-    EVICTED_OPENING = 3
-    EVICTED_CLOSING = 4
-    REFUSED_FULL = 5
-    REFUSED_RATE = 6
-    RACE_LOST = 7
-    STALE_BACKEND = 8
+    FLOW_EXPIRED = 2
+    FLOW_MOVED = 3
+    EVICTED_EXPIRED = 4
+    EVICTED_OPENING = 5
+    EVICTED_CLOSING = 6
+    REFUSED_FULL = 7
+    REFUSED_RATE = 8
+    RACE_LOST = 9
+    STALE_BACKEND = 10
+    SESSION_CREATED = 11
+    SESSION_SPILLED = 12
+    SESSION_EXPIRED = 13
+    SESSION_MOVED = 14
+    SESSION_EVICTED = 15
+    SESSION_FULL = 16
+    CLIENT_SPLIT = 17
 
 
 class AgentVerdict(IntEnum):
@@ -94,6 +114,13 @@ class Encapsulation(IntEnum):
 class Affinity(IntEnum):
     CLIENT = 0
     FLOW = 1
+    CLIENT_PORTS = 2
+
+
+class Policy(IntEnum):
+    HASH = 0
+    ROUND_ROBIN = 1
+    LEAST_SESSIONS = 2
 
 
 class Service(IntEnum):
@@ -103,6 +130,12 @@ class Service(IntEnum):
     FRAGMENT = 3
 
 
+class Standing(IntEnum):
+    LEFT_BY_SESSIONS = 1
+    LEFT_BY_FLOWS = 2
+    RESET = 4
+
+
 class Life(IntEnum):
     EMPTY = 0
     OPENING = 1
@@ -110,6 +143,8 @@ class Life(IntEnum):
     DATAGRAM = 3
     CLOSING = 4
     FRAGMENT = 5
+    LATE = 6
+    SESSION = 7
 
 
 class FlowWord(IntEnum):
@@ -121,12 +156,49 @@ class FlowWord(IntEnum):
     LIFE_BITS = 3
     SPILLED_SHIFT = 25
     SPILLED_BITS = 1
-    SEEN_SHIFT = 26
-    SEEN_BITS = 26
-    CHECK_SHIFT = 52
-    CHECK_BITS = 12
+    SESSION_SHIFT = 26
+    SESSION_BITS = 5
+    SEEN_SHIFT = 31
+    SEEN_BITS = 22
+    CHECK_SHIFT = 53
+    CHECK_BITS = 11
     REFRESH_TICKS = 2
     SKEW_TICKS = 8
+
+
+class FlowSession(IntEnum):
+    ALONE = 0
+    IS_SESSION = 1
+    SESSION_WAY = 3
+    SESSION_SECOND = 4
+    SESSION_RANGE = 8
+    IN_SESSION = 16
+
+
+class SessionLife(IntEnum):
+    EMPTY = 0
+    BUSY = 1
+    OPENING = 2
+    LIVE = 3
+    PAST = 4
+
+
+class SessionWord(IntEnum):
+    BACKEND_SHIFT = 0
+    BACKEND_BITS = 12
+    VIP_SHIFT = 12
+    VIP_BITS = 10
+    LIFE_SHIFT = 22
+    LIFE_BITS = 3
+    SPILLED_SHIFT = 25
+    SPILLED_BITS = 1
+    SPLIT_SHIFT = 26
+    SPLIT_BITS = 1
+    RANGE_SHIFT = 27
+    RANGE_BITS = 17
+    SINCE_SHIFT = 44
+    SINCE_BITS = 20
+    SINCE_UNIT = 8
 
 
 VIP_ADDRESS = np.dtype(
@@ -156,15 +228,35 @@ assert VIP_SERVICE.itemsize == 8
 VIP = np.dtype(
     [
         ("affinity_mask", "<u8", (2,)),
+        ("split_flows", "<u4"),
         ("pool", "<u2"),
         ("affinity", "u1"),
         ("protocol", "u1"),
         ("family", "u1"),
-        ("reserved", "u1", (3,)),
+        ("range_shift", "u1"),
+        ("split_shift", "u1"),
+        ("looks_at_list", "u1"),
+        ("reserved", "u1", (4,)),
     ],
     align=True,
 )
-assert VIP.itemsize == 24
+assert VIP.itemsize == 32
+
+
+IDLE_LIMITS = np.dtype(
+    [
+        (
+            "ticks",
+            "<u4",
+            (
+                1024,
+                8,
+            ),
+        ),
+    ],
+    align=True,
+)
+assert IDLE_LIMITS.itemsize == 32768
 
 
 POOL = np.dtype(
@@ -185,7 +277,8 @@ BACKEND = np.dtype(
         ("ifindex", "<u4"),
         ("mtu", "<u2"),
         ("encapsulation", "u1"),
-        ("reserved", "u1", (29,)),
+        ("has_standing", "u1"),
+        ("reserved", "u1", (28,)),
     ],
     align=True,
 )
@@ -199,6 +292,49 @@ SLOT_TABLE = np.dtype(
     align=True,
 )
 assert SLOT_TABLE.itemsize == 131072
+
+
+TURN_TABLE = np.dtype(
+    [
+        ("backend", "<u2", (65536,)),
+    ],
+    align=True,
+)
+assert TURN_TABLE.itemsize == 131072
+
+
+MEMBER = np.dtype(
+    [
+        ("backend", "<u2"),
+        ("reserved", "<u2"),
+        ("inverse", "<u4"),
+    ],
+    align=True,
+)
+assert MEMBER.itemsize == 8
+
+
+MEMBER_TABLE = np.dtype(
+    [
+        ("count", "<u2"),
+        ("policy", "u1"),
+        ("reassign", "u1"),
+        ("reserved", "<u4"),
+        ("members", MEMBER, (4096,)),
+        ("standing", "u1", (4096,)),
+    ],
+    align=True,
+)
+assert MEMBER_TABLE.itemsize == 36872
+
+
+LOADS = np.dtype(
+    [
+        ("sessions", "<u4", (4096,)),
+    ],
+    align=True,
+)
+assert LOADS.itemsize == 16384
 
 
 FLOW_ENTRY = np.dtype(
@@ -232,6 +368,56 @@ FLOW_CLIENT = np.dtype(
 assert FLOW_CLIENT.itemsize == 24
 
 
+SESSION = np.dtype(
+    [
+        ("client", "<u8", (2,)),
+        ("word", "<u8"),
+        ("seen", "<u4"),
+        ("flows", "<u4"),
+    ],
+    align=True,
+)
+assert SESSION.itemsize == 32
+
+
+SESSION_BUCKET = np.dtype(
+    [
+        ("entries", SESSION, (4,)),
+    ],
+    align=True,
+)
+assert SESSION_BUCKET.itemsize == 128
+
+
+SWEEP = np.dtype(
+    [
+        ("first", "<u4"),
+        ("count", "<u4"),
+        ("expired", "<u4"),
+        ("forgotten", "<u4"),
+    ],
+    align=True,
+)
+assert SWEEP.itemsize == 16
+
+
+RESET = np.dtype(
+    [
+        ("client", "u1", (16,)),
+        ("vip_address", "u1", (16,)),
+        ("sequence", "<u4"),
+        ("acknowledged", "<u4"),
+        ("client_port", "<u2"),
+        ("vip_port", "<u2"),
+        ("backend", "<u2"),
+        ("family", "u1"),
+        ("reserved", "u1"),
+    ],
+    align=True,
+)
+assert RESET.itemsize == 48
+
+
 CONTROL = np.dtype(
     [
         ("vip_half", "<u2"),
@@ -249,10 +435,11 @@ VIP_STATS = np.dtype(
         ("bytes", "<u8"),
         ("flows", "<u8"),
         ("dropped", "<u8"),
+        ("sessions", "<u8"),
     ],
     align=True,
 )
-assert VIP_STATS.itemsize == 32
+assert VIP_STATS.itemsize == 40
 
 
 BACKEND_STATS = np.dtype(
@@ -260,21 +447,22 @@ BACKEND_STATS = np.dtype(
         ("packets", "<u8"),
         ("bytes", "<u8"),
         ("flows", "<u8"),
+        ("sessions", "<u8"),
     ],
     align=True,
 )
-assert BACKEND_STATS.itemsize == 24
+assert BACKEND_STATS.itemsize == 32
 
 
 COUNTERS = np.dtype(
     [
-        ("verdicts", "<u8", (22,)),
-        ("rungs", "<u8", (5,)),
-        ("events", "<u8", (9,)),
+        ("verdicts", "<u8", (24,)),
+        ("rungs", "<u8", (10,)),
+        ("events", "<u8", (18,)),
     ],
     align=True,
 )
-assert COUNTERS.itemsize == 288
+assert COUNTERS.itemsize == 416
 
 
 AGENT_COUNTERS = np.dtype(
@@ -302,7 +490,8 @@ SETTINGS = np.dtype(
         ("flow_key", "<u8", (2,)),
         ("bucket_mask", "<u4"),
         ("tick_shift", "<u4"),
-        ("life_ticks", "<u4", (8,)),
+        ("session_mask", "<u4"),
+        ("reserved0", "<u4"),
         ("flows_per_jiffy_16", "<u4"),
         ("flows_burst", "<u4"),
         ("icmp_per_jiffy_16", "<u4"),
@@ -316,7 +505,17 @@ SETTINGS = np.dtype(
     ],
     align=True,
 )
-assert SETTINGS.itemsize == 136
+assert SETTINGS.itemsize == 112
+
+
+PROXY = np.dtype(
+    [
+        ("bits", "<u4"),
+        ("address", "u1", (16,)),
+    ],
+    align=True,
+)
+assert PROXY.itemsize == 20
 
 
 AGENT_SOURCE = np.dtype(
@@ -353,6 +552,7 @@ MEANINGS = {
         "ECHO_REPLY": ("ICMP echo request to a VIP answered", "normal"),
         "TOO_BIG": ("would not fit when encapsulated, the sender was told", "watch"),
         "HOP_LIMIT": ("time to live used up, the sender was told", "watch"),
+        "RESET": ("flow of a backend that is being reset, both ends are sent a TCP RST", "watch"),
         "DROP_MALFORMED": ("a header is cut off or contradicts itself", "watch"),
         "DROP_NO_BACKEND": ("the slot has no home: no backend is eligible", "alarm"),
         "DROP_UNKNOWN_BACKEND": ("a flow or slot names a backend without a row", "alarm"),
@@ -373,17 +573,31 @@ MEANINGS = {
         "DROP_HOP_LIMIT": ("time to live used up, and nobody may be told: the same", "watch"),
         "DROP_NEXT_HOP": ("backend on the same segment whose MAC is not known yet", "alarm"),
         "DROP_HEADROOM": ("no room in the frame for the outer header", "alarm"),
+        "DROP_RESET": (
+            "a reset was due, but the ring to the daemon is full; the next packet asks again",
+            "alarm",
+        ),
     },
     "rung": {
         "TABLE": ("connection table", "normal"),
+        "LATE": ("existing flow, idle for too long, whose backend is still remembered", "watch"),
         "FRAGMENT": ("later fragment, follows the first of its datagram", "normal"),
-        "HOME_NEW": ("new flow, home of its slot", "normal"),
-        "HOME_EXISTING": ("existing flow without an entry, home of its slot", "watch"),
+        "SESSION_NEW": ("new flow, backend of its client's live session", "normal"),
+        "SESSION_EXISTING": (
+            "existing flow without an entry, backend of its client's live session",
+            "watch",
+        ),
+        "HOME_NEW": ("new session, home of its slot", "normal"),
+        "ROUND_ROBIN": ("new session, whose turn it was", "normal"),
+        "FREEST": ("new session, fewest live sessions per weight", "normal"),
+        "HOME_EXISTING": ("existing flow of which nothing is known, home of its slot", "watch"),
         "HOME_FRAGMENT": ("later fragment without its first, home of the client's slot", "watch"),
     },
     "event": {
         "FLOW_CREATED": ("entry created", "normal"),
         "FLOW_SPILLED": ("entry created in its second bucket, the first was crowded", "normal"),
+        "FLOW_EXPIRED": ("a flow ended by its idle timeout", "normal"),
+        "FLOW_MOVED": ("a live flow left its backend, which is down", "watch"),
         "EVICTED_EXPIRED": ("an expired entry made room", "normal"),
         "EVICTED_OPENING": ("a live entry with one packet only made room", "watch"),
         "EVICTED_CLOSING": ("a live entry after FIN or RST made room", "watch"),
@@ -391,6 +605,22 @@ MEANINGS = {
         "REFUSED_RATE": ("no entry: over the rate limit of new flows", "alarm"),
         "RACE_LOST": ("another CPU changed the entry first, nothing was written", "normal"),
         "STALE_BACKEND": ("entry names a removed backend, ignored and replaced", "watch"),
+        "SESSION_CREATED": ("session began", "normal"),
+        "SESSION_SPILLED": ("session began in its second bucket, the first was full", "normal"),
+        "SESSION_EXPIRED": ("a session ended by its idle timeout", "normal"),
+        "SESSION_MOVED": (
+            "a live session left its backend, which is down, removed or draining",
+            "watch",
+        ),
+        "SESSION_EVICTED": ("a session without an established flow made room", "watch"),
+        "SESSION_FULL": (
+            "no session: both buckets hold live sessions, its flows go by policy",
+            "alarm",
+        ),
+        "CLIENT_SPLIT": (
+            "a client became a mega-proxy, new flows of it are split by port range",
+            "watch",
+        ),
     },
     "agent_verdict": {
         "PASS": ("not a limpet packet", "normal"),
