@@ -107,8 +107,22 @@ def test_two_outages_in_a_row_are_not_suppressed() -> None:
 
 def test_clock_set_back_does_not_prolong_suppression() -> None:
     track = fed(begin(START), "gg" + "bbbgg" * 5, step_s=1.0)
-    back = settle(track, START - 86_400)
-    assert suppressed_s(back, START - 86_400) <= 3 * health.HALF_LIFE_S
+    day_before = START - 86_400
+    left = suppressed_s(track, START + 27)
+    back = settle(track, day_before)
+    assert not counts(back, day_before + left - 1)
+    assert counts(back, day_before + left + 1 + 5)  # the last change was up to 5 s ago
+
+
+def test_endless_flapping_is_suppressed_for_three_half_lives_only() -> None:
+    track = fed(begin(START), "gg" + "bbbgg" * 200, step_s=0.1)
+    end = START + 100.1
+    assert health.HALF_LIFE_S < suppressed_s(track, end) <= 3 * health.HALF_LIFE_S
+
+
+def test_change_of_a_state_from_before_is_a_change() -> None:
+    before = Health(False, START - 50, "connection refused", False, START - 1)
+    assert fed(begin(START, before), "gg").penalty == health.PENALTY
 
 
 @given(results)
