@@ -2,12 +2,18 @@
 """Interface: all that the API may ask of a running director. Nothing else of it is visible there.
 
 Answers are JSON objects, the same in the API, in `--json` of the commands and in the
-documentation; docs/operate/director.md describes them.
+documentation; api/models.py has their keys, docs/operate/api.md shows them.
+
+Changes say who asks (`by`) and may name the revision of the intents that they build on
+(`if_revision`): if it has moved on, nothing is changed, and Conflict is raised. Their answers carry
+"revision". Asking for what is so already changes nothing, and answers with the revision that is.
 """
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from limpet.core.model import ApiListen, AtDeadline, DrainRule
 
 Json = dict[str, Any]
 
@@ -23,8 +29,18 @@ class FlowQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """Which sessions; empty is any. VIPs and backends by name or address."""
+
+    vip: str = ""
+    backend: str = ""
+    client: str = ""  # an address: every session that this client belongs to
+    limit: int = 0  # 0: all
+
+
+@dataclass(frozen=True, slots=True)
 class FlowPage:
-    """How many flows match, and the first of them: batches of JSON objects, one a line."""
+    """How many flows or sessions match, and the first of them: batches of JSON, one a line."""
 
     total: int
     batches: Iterator[str]
@@ -41,8 +57,19 @@ class Question:
     protocol: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DrainRequest:
+    """How a backend is to be drained."""
+
+    rule: DrainRule | None = None  # None: that of each pool
+    deadline_s: float | None = None  # from now on; None: it waits for the last session
+    at_deadline: AtDeadline = AtDeadline.KEEP
+
+
 class Director(Protocol):
     """A running director."""
+
+    # --- Reads ----------------------------------------------------------------------------------
 
     async def status(self) -> Json: ...
 
@@ -56,10 +83,62 @@ class Director(Protocol):
 
     async def flows(self, query: FlowQuery) -> FlowPage: ...
 
+    async def sessions(self, query: SessionQuery) -> FlowPage: ...
+
+    async def sources(self, vip: str, limit: int) -> list[Json]:
+        """The heaviest clients; `vip` may be empty, `limit` 0 is all."""
+        ...
+
     async def where(self, question: Question) -> Json: ...
 
+    async def health(self) -> list[Json]: ...
+
+    async def drains(self) -> list[Json]: ...
+
+    async def intents(self) -> Json: ...
+
+    async def history(self, limit: int) -> list[Json]:
+        """Revisions, the newest first; `limit` 0 is all."""
+        ...
+
+    async def diff(self) -> Json: ...
+
+    async def drain_preview(self, backend: str, request: DrainRequest) -> Json: ...
+
     async def plan(self, text: str) -> Json: ...
+
+    def events(self, since: int | None) -> AsyncIterator[Json]:
+        """What happens from now on, or after the event of that id; api/feed.py does it."""
+        ...
+
+    # --- Changes --------------------------------------------------------------------------------
+
+    async def drain(
+        self, backend: str, request: DrainRequest, by: str, if_revision: int | None
+    ) -> Json: ...
+
+    async def undrain(self, backend: str, by: str, if_revision: int | None) -> Json: ...
+
+    async def set_weight(
+        self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
+    ) -> Json:
+        """A weight over that of the file; None: that of the file again."""
+        ...
+
+    async def rollback(self, revision: int, by: str, if_revision: int | None) -> Json: ...
 
     async def reload(self) -> Json: ...
 
     def shutdown(self) -> None: ...
+
+
+class Service(Protocol):
+    """The API that is being served, as the daemon sees it; api/server.py yields one."""
+
+    async def update(self, listen: ApiListen) -> None:
+        """Serve over TCP as it says from now on; certificate and tokens are read again.
+
+        Call it on every reload, before anything is changed: ConfigError if it cannot be, and
+        then everything is served as before.
+        """
+        ...
