@@ -11,6 +11,7 @@ a missing pool, and no slot a missing backend, if that was so in both images.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
 
 from limpet.core.model import BackendId, BackendRow, Image, PoolId, PoolRow, VipRow
 
@@ -20,7 +21,8 @@ class Changes:
     """Rows to write and ids to remove, in this order."""
 
     backends_put: tuple[BackendRow, ...] = ()
-    pools_put: tuple[PoolRow, ...] = ()  # those of another generation or digest
+    pools_put: tuple[PoolRow, ...] = ()  # those of which any field differs
+    proxies: tuple[IPv4Network | IPv6Network, ...] | None = None  # the whole list; None: leave it
     vips: tuple[VipRow, ...] | None = None  # the whole set; None: leave it
     pools_removed: tuple[PoolId, ...] = ()
     backends_removed: tuple[BackendId, ...] = ()
@@ -37,6 +39,7 @@ def diff(observed: Image, wanted: Image) -> Changes:
     return Changes(
         backends_put=tuple(row for row in wanted.backends if backends.get(row.id) != row),
         pools_put=tuple(row for row in wanted.pools if pools.get(row.id) != row),
+        proxies=None if observed.proxies == wanted.proxies else wanted.proxies,
         vips=None if observed.vips == wanted.vips else wanted.vips,
         pools_removed=tuple(sorted(pools.keys() - {row.id for row in wanted.pools})),
         backends_removed=tuple(sorted(backends.keys() - {row.id for row in wanted.backends})),
@@ -49,6 +52,8 @@ def steps(changes: Changes) -> Iterator[Changes]:
         yield Changes(backends_put=changes.backends_put)
     if changes.pools_put:
         yield Changes(pools_put=changes.pools_put)
+    if changes.proxies is not None:
+        yield Changes(proxies=changes.proxies)
     if changes.vips is not None:
         yield Changes(vips=changes.vips)
     if changes.pools_removed:
@@ -70,4 +75,5 @@ def apply(image: Image, changes: Changes) -> Image:
         backends=tuple(backends[i] for i in sorted(backends)),
         pools=tuple(pools[i] for i in sorted(pools)),
         vips=image.vips if changes.vips is None else changes.vips,
+        proxies=image.proxies if changes.proxies is None else changes.proxies,
     )

@@ -5,13 +5,17 @@ The file stays the source of what it declares; intents lie on top of it until th
 They name backends and pools, as people do; an intent for a name that the file does not have is
 kept, and has no effect. Health, which is measured, is never here.
 
-Pure values: every change is a new `Intents`. The store keeps them under ordered revisions.
+Pure values: every change is a new `Intents`. The store keeps them under ordered revisions, as the
+JSON that `encode` makes and `decode` reads. `decode` refuses whatever `encode` would not write: a
+drain that was misread would send new sessions to a machine that somebody is about to switch off.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from limpet.core.model import AtDeadline, DrainRule
+from limpet.core.model import WEIGHT_MAX, AtDeadline, DrainRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +37,107 @@ class Intents:
 
     drains: Mapping[str, Drain] = field(default_factory=dict)
     weights: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def with_drain(intents: Intents, drain: Drain) -> Intents:
+    """With this drain, in the place of an earlier one of that backend."""
+    return replace(intents, drains={**intents.drains, drain.backend: drain})
+
+
+def without_drain(intents: Intents, backend: str) -> Intents:
+    """With the backend active. The same if it is already."""
+    return replace(intents, drains={k: v for k, v in intents.drains.items() if k != backend})
+
+
+def with_weight(intents: Intents, pool: str, backend: str, weight: int) -> Intents:
+    """With a weight in the place of that in the file."""
+    if not 0 <= weight <= WEIGHT_MAX:
+        raise ValueError(f"weight {weight} is not from 0 to {WEIGHT_MAX}")
+    return replace(intents, weights={**intents.weights, (pool, backend): weight})
+
+
+def without_weight(intents: Intents, pool: str, backend: str) -> Intents:
+    """With the weight in the file. The same if it is that already."""
+    weights = {k: v for k, v in intents.weights.items() if k != (pool, backend)}
+    return replace(intents, weights=weights)
+
+
+def encode(intents: Intents) -> dict[str, Any]:
+    """As JSON, sorted by name: equal intents give equal text."""
+    return {
+        "drains": [asdict(intents.drains[name]) for name in sorted(intents.drains)],
+        "weights": [
+            {"pool": pool, "backend": backend, "weight": intents.weights[(pool, backend)]}
+            for pool, backend in sorted(intents.weights)
+        ],
+    }
+
+
+def decode(json: object) -> Intents:
+    """The inverse of `encode`. Raises ValueError for anything else."""
+    whole = _object(json, "intents", {"drains", "weights"})
+    drains: dict[str, Drain] = {}
+    for drain in (_drain(row) for row in _list(whole["drains"], "drains")):
+        _is_new(drain.backend, drains, "drain")
+        drains[drain.backend] = drain
+    weights: dict[tuple[str, str], int] = {}
+    for row in _list(whole["weights"], "weights"):
+        entry = _object(row, "weight", {"pool", "backend", "weight"})
+        key = (_text(entry["pool"], "pool"), _text(entry["backend"], "backend"))
+        _is_new(key, weights, "weight")
+        weights[key] = _weight(entry["weight"])
+    return Intents(drains, weights)
+
+
+def _drain(row: object) -> Drain:
+    keys = {"backend", "began", "by", "rule", "deadline", "at_deadline", "drained"}
+    entry = _object(row, "drain", keys)
+    rule = entry["rule"]
+    return Drain(
+        backend=_text(entry["backend"], "backend"),
+        began=_time(entry["began"], "began"),
+        by=_text(entry["by"], "by"),
+        rule=None if rule is None else DrainRule(_text(rule, "rule")),
+        deadline=_time_or_none(entry["deadline"], "deadline"),
+        at_deadline=AtDeadline(_text(entry["at_deadline"], "at_deadline")),
+        drained=_time_or_none(entry["drained"], "drained"),
+    )
+
+
+def _object(value: object, what: str, keys: set[str]) -> dict[str, object]:
+    if not isinstance(value, dict) or value.keys() != keys:
+        raise ValueError(f"{what}: not an object with the keys {', '.join(sorted(keys))}")
+    return value
+
+
+def _list(value: object, what: str) -> list[object]:
+    if not isinstance(value, list):
+        raise ValueError(f"{what}: not a list")
+    return value
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{what}: {value!r} is not a string")
+    return value
+
+
+def _weight(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= WEIGHT_MAX:
+        raise ValueError(f"weight: {value!r} is not a whole number from 0 to {WEIGHT_MAX}")
+    return value
+
+
+def _time(value: object, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{what}: {value!r} is not a time")
+    return float(value)
+
+
+def _time_or_none(value: object, what: str) -> float | None:
+    return None if value is None else _time(value, what)
+
+
+def _is_new(key: object, known: Mapping[Any, object], what: str) -> None:
+    if key in known:
+        raise ValueError(f"{what}: two for {key!r}")

@@ -84,7 +84,7 @@ class OnDown(StrEnum):
 
 
 class Standing(IntFlag):
-    """What sessions of a pool do with one of its backends; bits as in enum standing of bpf/abi.h."""
+    """What sessions of a pool do with a backend of it; bits as in enum standing of bpf/abi.h."""
 
     NORMAL = 0
     LEFT_BY_SESSIONS = 1  # new flows of its sessions go elsewhere: down, or draining by flows

@@ -6,34 +6,48 @@ did: the same names keep their ids, tables move as few slots as they can, and pl
 again gives the same again. A backend that keeps its name but not its address is a new machine: it
 gets a new id, and the live flows of the old one stay where they are.
 
-Pure. The daemon brings the facts: next hops, and which backends live flows name. An id is never
-given away in the change that frees it; where that leaves none, `Conflict` is raised.
-Not here: health and sessions.
+Slot tables, members and standing follow what core/eligible.py says of each backend. Fields that a
+VIP's affinity does not use stand at their defaults, as the kernel's rows read back.
+
+Pure. The daemon brings the facts: next hops, which backends live flows and sessions name, and from
+how many flows on a client is split. An id is never given away in the change that frees it; where
+that leaves none, `Conflict` is raised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+import numpy as np
+
+from limpet.core import affinity
+from limpet.core.eligible import Assessment
 from limpet.core.errors import Conflict
 from limpet.core.model import (
     BACKENDS_MAX,
     POOLS_MAX,
     VIPS_MAX,
+    WEIGHT_MAX,
     Address,
+    Affinity,
     Backend,
     BackendId,
     BackendRow,
     Desired,
+    DrainRule,
     Image,
     NextHop,
+    Pool,
     PoolId,
     PoolRow,
+    Standing,
     Vip,
     VipId,
     VipRow,
 )
-from limpet.core.registry import KnownBackend, KnownVip, Registry, VipKey, free_ids
-from limpet.core.slots import build, forget
+from limpet.core.registry import KnownBackend, KnownVip, Registry, VipKey, free_ids, network_order
+from limpet.core.slots import SlotTable, build, forget
+
+SLOW_START_SCALE = 1_000  # of weights, while one of the pool starts slowly
 
 
 def plan(
@@ -41,17 +55,26 @@ def plan(
     registry: Registry,
     next_hops: Mapping[Address, NextHop],
     referenced: frozenset[BackendId] | None,
+    assessments: Mapping[tuple[str, str], Assessment] | None = None,
+    split_flows: Mapping[VipKey, int] | None = None,
 ) -> tuple[Registry, Image]:
     """The next registry, and the image to bring into the kernel.
 
     `next_hops` by backend address; a backend without one is reached through the kernel's routes.
-    `referenced`: ids that live flows name; None if unknown, then every removed backend keeps its
-    row. Raises Conflict if ids run out.
+    `referenced`: ids that live flows or sessions name; None if unknown, then every removed backend
+    keeps its row. `assessments`: of every backend of every pool; None: all are active and up.
+    `split_flows`: flows from which on a client is split, for VIPs where that is not the number in
+    the file. Raises Conflict if ids run out.
     """
+    assessed = _without_facts(desired) if assessments is None else assessments
     following = _with_backends(registry, desired, referenced)
-    following = _with_vips(following, desired)
-    following = _with_tables(_with_pools(following, desired), desired)
-    return following, _image(desired, following, next_hops)
+    following = _with_pools(_with_vips(following, desired), desired)
+    weights = {pool.name: _weights(pool, following, assessed) for pool in desired.pools}
+    following = _with_tables(following, desired, weights)
+    backends, pools = _backends_and_pools(desired, following, assessed, weights, next_hops)
+    vips = (_vip_row(vip, desired, following, split_flows or {}) for vip in desired.vips)
+    proxies = tuple(sorted(set(desired.mega_proxy.prefixes), key=network_order))
+    return following, Image(backends, pools, tuple(sorted(vips, key=lambda v: v.id)), proxies)
 
 
 def addresses(desired: Desired, registry: Registry) -> frozenset[Address]:
@@ -165,41 +188,132 @@ def _with_pools(registry: Registry, desired: Desired) -> Registry:
     return replace(registry, pools=pools)
 
 
-# --- Tables and rows ---------------------------------------------------------------------------
+# --- Weights and tables ------------------------------------------------------------------------
 
 
-def _with_tables(registry: Registry, desired: Desired) -> Registry:
+def _without_facts(desired: Desired) -> dict[tuple[str, str], Assessment]:
+    """Everybody active and up."""
+    return {
+        (pool.name, name): Assessment(weight, weight)
+        for pool in desired.pools
+        for name, weight in pool.weights.items()
+    }
+
+
+def _weights(
+    pool: Pool, registry: Registry, assessed: Mapping[tuple[str, str], Assessment]
+) -> dict[BackendId, int]:
+    """Effective weights above 0, by id.
+
+    While somebody starts slowly, all are scaled up: a share of weight 1 is none in whole numbers.
+    """
+    found = {registry.backends[name].id: assessed[(pool.name, name)] for name in pool.weights}
+    eligible = {number: each for number, each in found.items() if each.weight > 0}
+    if all(each.share == 1 for each in eligible.values()):
+        return {number: each.weight for number, each in eligible.items()}
+    largest = max(each.full_weight for each in eligible.values())
+    scale = max(1, min(SLOW_START_SCALE, WEIGHT_MAX // largest))
+    return {
+        number: max(1, round(each.full_weight * each.share * scale))
+        for number, each in eligible.items()
+    }
+
+
+def _with_tables(
+    registry: Registry, desired: Desired, weights: Mapping[str, Mapping[BackendId, int]]
+) -> Registry:
     key = int.from_bytes(desired.director.slot_key, "big")
     tables = {}
     for pool in desired.pools:
         number = registry.pools[pool.name]
-        weights = {registry.backends[name].id: w for name, w in pool.weights.items()}
-        tables[number] = build(registry.tables.get(number), weights, key)
+        tables[number] = build(registry.tables.get(number), weights[pool.name], key)
     return replace(registry, tables=tables)
 
 
-def _image(desired: Desired, registry: Registry, next_hops: Mapping[Address, NextHop]) -> Image:
-    backends = (*registry.backends.values(), *registry.lingering)
-    return Image(
-        backends=tuple(
-            BackendRow(b.id, b.address, b.encapsulation, next_hops.get(b.address))
-            for b in sorted(backends, key=lambda b: b.id)
-        ),
-        pools=tuple(
-            PoolRow(number, table.generation, table.slots, table.digest)
-            for number, table in sorted(registry.tables.items())
-        ),
-        vips=tuple(sorted((_vip_row(vip, registry) for vip in desired.vips), key=lambda v: v.id)),
+# --- Rows --------------------------------------------------------------------------------------
+
+
+def _backends_and_pools(
+    desired: Desired,
+    registry: Registry,
+    assessed: Mapping[tuple[str, str], Assessment],
+    weights: Mapping[str, Mapping[BackendId, int]],
+    next_hops: Mapping[Address, NextHop],
+) -> tuple[tuple[BackendRow, ...], tuple[PoolRow, ...]]:
+    pools = tuple(
+        _pool_row(pool, registry, assessed, weights[pool.name])
+        for pool in sorted(desired.pools, key=lambda pool: registry.pools[pool.name])
+    )
+    with_standing = {number for row in pools for number, _ in row.standing}
+    backends = sorted((*registry.backends.values(), *registry.lingering), key=lambda b: b.id)
+    rows = tuple(
+        BackendRow(
+            b.id, b.address, b.encapsulation, next_hops.get(b.address), b.id in with_standing
+        )
+        for b in backends
+    )
+    return rows, pools
+
+
+def _pool_row(
+    pool: Pool,
+    registry: Registry,
+    assessed: Mapping[tuple[str, str], Assessment],
+    weights: Mapping[BackendId, int],
+) -> PoolRow:
+    number = registry.pools[pool.name]
+    table = registry.tables[number]
+    standing = dict.fromkeys(_left(pool, registry, table), Standing.LEFT_BY_SESSIONS)
+    for name in pool.weights:
+        standing[registry.backends[name].id] = assessed[(pool.name, name)].standing
+    return PoolRow(
+        id=number,
+        generation=table.generation,
+        slots=table.slots,
+        digest=table.digest,
+        members=tuple(sorted(weights.items())),
+        policy=pool.policy,
+        reassign=pool.reassign,
+        standing=tuple(sorted((i, bits) for i, bits in standing.items() if bits)),
     )
 
 
-def _vip_row(vip: Vip, registry: Registry) -> VipRow:
+def _left(pool: Pool, registry: Registry, table: SlotTable) -> Iterator[BackendId]:
+    """Backends outside the pool that new flows of its sessions leave, by its drain rule `flows`.
+
+    Removed from the file, or from this pool alone: then its slots remember it.
+    """
+    if pool.drain is not DrainRule.FLOWS:
+        return
+    yield from (backend.id for backend in registry.lingering)
+    former = frozenset(np.unique(table.former).tolist())
+    for backend in registry.backends.values():
+        if backend.name not in pool.weights and backend.id in former:
+            yield backend.id
+
+
+def _vip_row(
+    vip: Vip, desired: Desired, registry: Registry, split_flows: Mapping[VipKey, int]
+) -> VipRow:
     known = registry.vips[(vip.address, vip.protocol, vip.port)]
-    return VipRow(
+    proxy = desired.mega_proxy
+    row = VipRow(
         id=known.id,
         address=vip.address,
         protocol=vip.protocol,
         port=vip.port,
         pool=registry.pools[vip.pool],
         affinity=vip.affinity,
+        timeouts=vip.timeouts,
+    )
+    if vip.affinity is Affinity.FLOW:
+        return row
+    row = replace(row, prefix=affinity.prefix(vip.address.version, vip.prefix))
+    if vip.affinity is Affinity.CLIENT_PORTS:
+        return replace(row, port_ranges=vip.port_ranges)
+    return replace(
+        row,
+        split_flows=split_flows.get(known.key, proxy.flows),
+        split_ranges=proxy.port_ranges,
+        looks_at_list=any(p.version == vip.address.version for p in proxy.prefixes),
     )

@@ -13,7 +13,7 @@ to one boot of one machine.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from limpet.core.model import (
     Address,
@@ -98,3 +98,8 @@ def free_ids(first: int, limit: int, taken: Iterable[int], known: Iterable[int])
 def address_order(address: IPv4Address | IPv6Address) -> tuple[int, int]:
     """Sort key over both families: IPv4 first."""
     return (address.version, int(address))
+
+
+def network_order(network: IPv4Network | IPv6Network) -> tuple[int, int, int]:
+    """Sort key over both families: IPv4 first, the longer prefix of an address last."""
+    return (network.version, int(network.network_address), network.prefixlen)
