@@ -12,11 +12,13 @@ A table is a pure function of the table before it, the weights and a key. It pro
 Who is rounded up depends on the table before, not on the weights alone: rounding afresh each time
 would move slots that need not move. docs/adr/0002-slot-table.md has the reasons and the figures.
 
+Round robin has a table of its own, `turns`, which is a function of the weights alone.
+
 Not here: which backends are eligible, and when a new table may be used.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -105,6 +107,39 @@ def shares(slots: Slots) -> dict[BackendId, int]:
     """Slots per backend id, without those that own none; 0 stands for slots without a home."""
     counts = np.bincount(slots)
     return {BackendId(int(i)): int(counts[i]) for i in np.flatnonzero(counts)}
+
+
+# --- Turns -------------------------------------------------------------------------------------
+
+
+def turns(members: Sequence[tuple[BackendId, int]]) -> Slots:
+    """The order of round robin: every backend as often as its weight says, spread evenly.
+
+    Counts are exact (largest remainder, then the lower id). Backends with the same count share one
+    evenly spaced comb; the combs are merged. So in any window, the count of a backend differs from
+    its share by at most 1, and by that share times the number of different counts.
+    """
+    ordered = sorted(members)
+    ids = np.array([backend for backend, _ in ordered], np.uint16)
+    weights = np.array([weight for _, weight in ordered], np.int64)
+    if not weights.sum():
+        return np.zeros(SLOTS, np.uint16)
+    counts, remainder = np.divmod(weights * SLOTS, weights.sum())
+    most = np.argsort(-remainder, kind="stable")
+    counts[most[: SLOTS - int(counts.sum())]] += 1
+    alike = np.bincount(counts)[counts]  # how many have the same count
+    owner = np.repeat(np.arange(ids.size), counts)
+    turn = np.arange(SLOTS) - np.repeat(np.cumsum(counts) - counts, counts)
+    tooth = (turn * alike[owner] + _rank(counts)[owner] + 0.5) / (alike * counts)[owner]
+    found = ids[owner[np.argsort(tooth, kind="stable")]]
+    found.setflags(write=False)
+    return found
+
+
+def inverses(members: Sequence[tuple[BackendId, int]]) -> list[int]:
+    """What one session more weighs on each member: 2^16 * largest weight / weight, rounded."""
+    largest = max((weight for _, weight in members), default=0)
+    return [((largest << 17) // weight + 1) >> 1 for _, weight in members]
 
 
 # --- How many slots each backend gets ----------------------------------------------------------
@@ -214,7 +249,7 @@ def _give_back(
         is_open[taken] = False
 
 
-def _rank(ids: NDArray[np.uint16]) -> Counts:
+def _rank(ids: NDArray[np.uint16] | Counts) -> Counts:
     """For each element, how many equal ones stand before it: [7, 7, 5, 7] -> [0, 1, 0, 2]."""
     order = np.argsort(ids, kind="stable")  # a radix sort for 16 bit numbers
     counts = np.bincount(ids)
