@@ -82,3 +82,35 @@ def test_an_agent_accepts_the_directors_and_has_the_vips(one_pop: Topology) -> N
 def test_any_string_is_written_as_toml_reads_it() -> None:
     value: JsonValue = {"a b": 'quote " back \\ line \n tab \t é \u0001', "plain": [1, 2.5, True]}
     assert tomllib.loads(f"v = {configuration.toml(value)}")["v"] == value
+
+
+def test_tables_of_sessions_reach_the_director(one_pop: Topology) -> None:
+    """Whatever keys the director has: policy, health, splits; the lab writes them as they are."""
+    settings: dict[str, JsonValue] = {"prefix": 24, "timeouts": {"tcp_established_s": 5}}
+    vips = [vip.model_copy(update={"settings": settings}) for vip in one_pop.vip[:1]]
+    health: JsonValue = {"kind": "http", "port": 7_003}
+    pool: dict[str, JsonValue] = {"policy": "least-sessions", "health": health}
+    changed = {"vip": vips, "pool": pool, "mega_proxy": {"flows": 7}, "hooks": {"timeout_s": 3.0}}
+    (host,) = one_pop.hosts(Role.DIRECTOR)
+    text = configuration.director_file(
+        "lab-fra-d1", host, one_pop.model_copy(update={"director": {}, **changed})
+    )
+    read = tomllib.loads(text)
+    assert read["pool"][0]["policy"] == "least-sessions"
+    assert read["pool"][0]["health"] == health
+    assert read["pool"][0]["backends"] == {"b1": 1, "b2": 1, "b3": 1}
+    assert [(v["prefix"], v["timeouts"]) for v in read["vip"]] == [(24, settings["timeouts"])] * 2
+    assert (read["mega_proxy"], read["hooks"]) == ({"flows": 7}, {"timeout_s": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("table", "key"), [("director", "pop"), ("pool", "backends"), ("vip.settings", "pool")]
+)
+def test_keys_that_the_lab_writes_itself_are_refused(
+    one_pop: Topology, table: str, key: str
+) -> None:
+    changed: dict[str, object] = {table: {key: {}}}
+    if table == "vip.settings":
+        changed = {"vip": [{"address": "192.0.2.10", "settings": {key: "x"}}]}
+    with pytest.raises(ValueError, match=f"{table}.{key} is set by the lab itself"):
+        Topology.model_validate(one_pop.model_dump() | changed)

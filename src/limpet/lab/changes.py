@@ -54,6 +54,14 @@ def director(lab: str, **options: JsonValue) -> None:
         _desire(now, now.topology.model_copy(update={"director": changed}))
 
 
+def pool(lab: str, **options: JsonValue) -> None:
+    """Change keys of the [[pool]] table: policy, health, what happens when a backend is down."""
+    with state.locked(lab):
+        now = state.read(lab)
+        changed = {**now.topology.pool, **options}
+        _desire(now, now.topology.model_copy(update={"pool": changed}))
+
+
 def remove(lab: str, name: str, *, keep_host: bool) -> None:
     """Out of the pool, and unless it is kept, its host out of the lab."""
     with state.locked(lab):

@@ -43,7 +43,7 @@ def director_file(name: str, host: Host, topology: Topology) -> str:
     tables += [_backend(host, topology) for host in backends]
     weights: dict[str, JsonValue] = {host.name: host.weight for host in backends}
     # An empty pool is written too: the VIPs stay, and their packets are counted as refused.
-    tables.append(_table("[[pool]]", {"name": POOL, "backends": weights}))
+    tables.append(_table("[[pool]]", {"name": POOL, "backends": weights, **topology.pool}))
     for number, vip in enumerate(topology.vip, 1):
         for protocol in ("tcp", "udp"):
             entry: dict[str, JsonValue] = {
@@ -53,8 +53,12 @@ def director_file(name: str, host: Host, topology: Topology) -> str:
                 "port": vip.port,
                 "pool": POOL,
                 "affinity": vip.affinity,
+                **vip.settings,
             }
             tables.append(_table("[[vip]]", entry))
+    for name, entries in (("mega_proxy", topology.mega_proxy), ("hooks", topology.hooks)):
+        if entries:
+            tables.append(_table(f"[{name}]", entries))
     return "\n".join(tables)
 
 

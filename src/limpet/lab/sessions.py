@@ -2,8 +2,8 @@
 """Drives the workload on a lab's hosts: servers, held sessions, short connections, a flood.
 
 What `demo` and the lab's traffic tests share. Processes run in the hosts' namespaces and end with
-`close`. The workload itself is in `workload` and `flood`; this only starts it and reads what it
-says.
+`close`. The workload itself is in `server`, `held`, `workload` and `flood`; this only starts it
+and reads what it says.
 """
 
 import contextlib
@@ -56,12 +56,32 @@ def _run(lab: str, host: str, arguments: list[str], timeout_s: float) -> dict[st
 class Server:
     """The session server on a backend; it answers with the host's name."""
 
-    def __init__(self, lab: str, host: str, port: int) -> None:
-        self._process = _start(lab, host, ["limpet.lab.workload", "serve", host, str(port)])
+    def __init__(self, lab: str, host: str, port: int, check_port: int = 0) -> None:
+        arguments = ["limpet.lab.server", host, str(port), str(check_port)]
+        self._process = _start(lab, host, arguments)
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != "ready":
             _, errors = self._process.communicate(timeout=SERVER_WAIT_S)
             raise LimpetError(f"the session server on {host} does not start: {errors.strip()}")
+
+    def view(self) -> dict[str, list[dict[str, Any]]]:
+        """Who is connected, and how the others ended: `server.View`."""
+        found: dict[str, list[dict[str, Any]]] = json.loads(self._say("view"))
+        return found
+
+    def sicken(self) -> None:
+        """Health checks fail from now on, while every session lives."""
+        self._say("sick")
+
+    def recover(self) -> None:
+        self._say("well")
+
+    def _say(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
 
     def close(self) -> None:
         self._process.kill()
@@ -69,11 +89,16 @@ class Server:
 
 
 class HeldSessions:
-    """Sessions held by one client host until `finish`; a context manager that ends them."""
+    """Sessions held by one client host until `finish`; a context manager that ends them.
 
-    def __init__(self, lab: str, host: str, number: int, port: int, vips: list[str]) -> None:
+    `options` are those of `workload hold`: skip=100, life=(1, 12), again=20, source=ADDRESS.
+    """
+
+    def __init__(
+        self, lab: str, host: str, number: int, port: int, vips: list[str], **options: object
+    ) -> None:
         arguments = ["limpet.lab.workload", "hold", str(number), str(port), *vips]
-        self._process = _start(lab, host, arguments)
+        self._process = _start(lab, host, [*arguments, *_options(options)])
         self._latest: dict[str, Any] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -84,7 +109,7 @@ class HeldSessions:
             self._latest = json.loads(line)
 
     def report(self) -> dict[str, Any]:
-        """What the client last said; `workload.Held.report` makes it."""
+        """What the client last said; `held.Held.report` makes it."""
         return self._latest
 
     def wait_open(self, timeout_s: float = 30.0) -> dict[str, Any]:
@@ -101,16 +126,19 @@ class HeldSessions:
     def settle(self, exchanges: int = 2) -> dict[str, Any]:
         """Wait until every session has had so many more answers, or is broken; the report then."""
         deadline = time.monotonic() + SETTLE_WAIT_S
-        then = self._fresh(deadline)["rows"]
+        then = self.fresh(deadline)["rows"]
         while True:
-            now = self._fresh(deadline)
+            now = self.fresh(deadline)
             pairs = zip(then, now["rows"], strict=True)
-            if all(b["broken"] or b["count"] >= a["count"] + exchanges for a, b in pairs):
+            if all(
+                b["broken"] or b["ended_at"] or b["count"] >= a["count"] + exchanges
+                for a, b in pairs
+            ):
                 return now
 
-    def _fresh(self, deadline: float) -> dict[str, Any]:
+    def fresh(self, deadline: float = 0.0) -> dict[str, Any]:
         """The next report from now on."""
-        seen = self._latest
+        seen, deadline = self._latest, deadline or time.monotonic() + SETTLE_WAIT_S
         while self._latest is seen:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise LimpetError("the client that holds the sessions does not report")
@@ -120,13 +148,13 @@ class HeldSessions:
     @contextlib.contextmanager
     def half_resting(self) -> Iterator[None]:
         """Half of the sessions are silent meanwhile, as sensors are most of the time."""
-        self._say("rest")
+        self.say("rest")
         try:
             yield
         finally:
-            self._say("go on")
+            self.say("go on")
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
@@ -152,13 +180,62 @@ class HeldSessions:
         self._process.wait(END_WAIT_S)
 
 
+class Arrivals:
+    """New clients at an even rate until `finish`; a context manager that ends them."""
+
+    def __init__(
+        self, lab: str, host: str, per_s: int, port: int, vips: list[str], **options: object
+    ) -> None:
+        arguments = ["limpet.lab.workload", "arrive", str(per_s), str(port), *vips]
+        self._process = _start(lab, host, [*arguments, *_options(options)])
+
+    def finish(self) -> list[tuple[float, str]]:
+        """(when it began, Unix seconds; backend or "failed: ...") of each."""
+        output, errors = self._process.communicate(timeout=END_WAIT_S)
+        if self._process.returncode:
+            raise LimpetError(f"the arriving clients failed: {errors.strip()[-500:]}")
+        return [(at, backend) for at, backend in json.loads(output)["rows"]]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait(END_WAIT_S)
+
+
+def _is_over(row: dict[str, Any]) -> bool:
+    return bool(row["broken"] or row["ended_at"])
+
+
+def _options(options: dict[str, object]) -> list[str]:
+    """{"port_first": 7, "life": (1, 2)} as ["--port-first", "7", "--life", "1", "2"]."""
+    words: list[str] = []
+    for name, value in options.items():
+        values = value if isinstance(value, tuple) else (value,)
+        words += [f"--{name.replace('_', '-')}", *map(str, values)]
+    return words
+
+
 def short_connections(
-    lab: str, host: str, number: int, port: int, vips: list[str], *, port_first: int = 0
+    lab: str, host: str, number: int, port: int, vips: list[str], **options: object
 ) -> dict[str, Any]:
     """{"by_backend": {name: connections}, "failed": {why: connections}}; see `workload.short`."""
     arguments = ["limpet.lab.workload", "short", str(number), str(port), *vips]
-    arguments += ["--port-first", str(port_first)]
-    return _run(lab, host, arguments, timeout_s=300)
+    return _run(lab, host, [*arguments, *_options(options)], timeout_s=300)
+
+
+def returning_clients(
+    lab: str, host: str, number: int, port: int, vips: list[str], **options: object
+) -> dict[str, Any]:
+    """{"visits": [3 lists of backends], "longest_idle_s": s}; see `workload.return_after`."""
+    arguments = ["limpet.lab.workload", "return", str(number), str(port), *vips]
+    return _run(lab, host, [*arguments, *_options(options)], timeout_s=120)
 
 
 def syn_flood(

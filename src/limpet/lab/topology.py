@@ -28,6 +28,7 @@ from limpet.core.model import Address, Encapsulation
 
 ROUTER_NUMBER = 1  # of the router on every segment
 HOST_NUMBER_FIRST = 2
+VIP_KEYS = ("name", "address", "protocol", "port", "pool", "affinity")  # that the lab writes
 
 # An interface name has at most 15 characters, and a bridge's here begins with "br-".
 HostName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,14}$")]
@@ -51,7 +52,8 @@ class Vip(Strict):
 
     address: Address
     port: int | Literal["all"] = "all"
-    affinity: Literal["client", "flow"] = "client"
+    affinity: Literal["client", "client+ports", "flow"] = "client"
+    settings: dict[str, JsonValue] = {}  # more keys of the director's [[vip]] tables
 
 
 class Pop(Strict):
@@ -111,6 +113,9 @@ class Topology(Strict):
     name: str
     vip: tuple[Vip, ...] = Field(min_length=1)
     director: dict[str, JsonValue] = {}
+    pool: dict[str, JsonValue] = {}
+    mega_proxy: dict[str, JsonValue] = {}
+    hooks: dict[str, JsonValue] = {}
     pop: tuple[Pop, ...]
     segment: tuple[Segment, ...]
     host: tuple[Host, ...]
@@ -122,10 +127,16 @@ class Topology(Strict):
         for host in self.host:
             self._check_host(host)
         self._check_numbers()
-        for key in ("name", "interfaces", "pop"):
-            if key in self.director:
-                raise ValueError(f"director.{key} is set by the lab itself; leave it out")
+        for vip in self.vip:
+            self._check_own("vip.settings", vip.settings, VIP_KEYS)
+        self._check_own("director", self.director, ("name", "interfaces", "pop"))
+        self._check_own("pool", self.pool, ("name", "backends"))
         return self
+
+    def _check_own(self, table: str, given: dict[str, JsonValue], own: tuple[str, ...]) -> None:
+        for key in own:
+            if key in given:
+                raise ValueError(f"{table}.{key} is set by the lab itself; leave it out")
 
     def _check_names(self) -> None:
         for kind, names in (
