@@ -31,6 +31,7 @@ enum limit {
 	LIMIT_VLAN_TAGS = 2,         /* VLAN tags walked */
 	LIMIT_AGENT_SOURCES = 256,   /* director prefixes an agent accepts from */
 	LIMIT_AGENT_VIPS = 1024,     /* VIP addresses an agent accepts */
+	LIMIT_OUTBOUND_MTU = 1280,   /* bytes of an IP packet of the director's own to a backend */
 };
 
 /* Raised whenever bytes of a pinned map come to mean something else at the same size: then a director refuses
@@ -120,6 +121,19 @@ enum agent_verdict {
 	AGENT_DROP_HEADROOM, /* could not remove the outer header: alarm */
 	AGENT_MSS_CLAMPED,   /* MSS option of an outgoing SYN lowered, beside the packets above: normal */
 	AGENT_MAX,
+};
+
+/* What became of a packet of the director's own machine on its way to a backend. */
+enum outbound {
+	OUTBOUND_PASS = 0,       /* not marked for a backend: normal */
+	OUTBOUND_SENT,           /* encapsulated and sent to the backend's next hop: normal */
+	OUTBOUND_VIA_KERNEL,     /* encapsulated, its next hop is not known yet, the kernel forwards it: watch */
+	OUTBOUND_DROP_MALFORMED, /* marked for a backend, but not an IP packet: watch */
+	OUTBOUND_DROP_UNKNOWN_BACKEND, /* marked for a backend without a row: watch */
+	OUTBOUND_DROP_TOO_BIG,         /* longer than the path to the backend carries: watch */
+	OUTBOUND_DROP_NEXT_HOP,        /* MAC of a backend on the same segment is not known yet: watch */
+	OUTBOUND_DROP_HEADROOM,        /* the kernel made no room for the outer header: alarm */
+	OUTBOUND_MAX,
 };
 
 enum encapsulation {
@@ -351,8 +365,8 @@ struct sweep {
 struct reset {
 	__u8 client[16]; /* IPv4 as ::ffff:a.b.c.d */
 	__u8 vip_address[16];
-	__u32 sequence; /* of the client's packet, behind what it carries */
-	__u32 acknowledged;
+	__u32 sequence;     /* of the client's packet, which was not forwarded: the backend still waits for it */
+	__u32 acknowledged; /* by it: what the client waits for */
 	__u16 client_port;
 	__u16 vip_port;
 	__u16 backend;
@@ -434,6 +448,17 @@ struct agent_source {
 struct agent_settings {
 	__u16 mss4; /* largest MSS announced over IPv4, 0: leave it */
 	__u16 mss6;
+};
+
+struct outbound_counters {
+	__u64 outcomes[OUTBOUND_MAX];
+};
+
+/* Switches of the program for the director's own packets. Constants while it runs. */
+struct outbound_settings {
+	__u32 mark;            /* of packets to a backend; the low 12 bits are its row */
+	__u8 outer_source4[4]; /* as in struct settings */
+	__u8 outer_source6[16];
 };
 
 #endif

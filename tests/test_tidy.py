@@ -227,9 +227,11 @@ def test_no_test_is_skipped_or_expected_to_fail() -> None:
     assert not lines_with(silenced, tests)
 
 
-@pytest.mark.parametrize("counter", [abi.Verdict, abi.Rung, abi.Event, abi.AgentVerdict])
+@pytest.mark.parametrize(
+    "counter", [abi.Verdict, abi.Rung, abi.Event, abi.AgentVerdict, abi.Outbound]
+)
 def test_every_counter_says_what_it_counts_and_how_to_take_it(
-    counter: "type[abi.Verdict | abi.Rung | abi.Event | abi.AgentVerdict]",
+    counter: "type[abi.Verdict | abi.Rung | abi.Event | abi.AgentVerdict | abi.Outbound]",
 ) -> None:
     """In one line of bpf/abi.h that ends in normal, watch or alarm."""
     enum = re.sub(r"(?<!^)([A-Z])", r"_\1", counter.__name__).lower()

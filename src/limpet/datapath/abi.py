@@ -27,6 +27,7 @@ class Limit(IntEnum):
     VLAN_TAGS = 2
     AGENT_SOURCES = 256
     AGENT_VIPS = 1024
+    OUTBOUND_MTU = 1280
 
 
 class Layout(IntEnum):
@@ -102,6 +103,17 @@ class AgentVerdict(IntEnum):
     DROP_ECN = 4
     DROP_HEADROOM = 5
     MSS_CLAMPED = 6
+
+
+class Outbound(IntEnum):
+    PASS = 0
+    SENT = 1
+    VIA_KERNEL = 2
+    DROP_MALFORMED = 3
+    DROP_UNKNOWN_BACKEND = 4
+    DROP_TOO_BIG = 5
+    DROP_NEXT_HOP = 6
+    DROP_HEADROOM = 7
 
 
 class Encapsulation(IntEnum):
@@ -538,6 +550,26 @@ AGENT_SETTINGS = np.dtype(
 assert AGENT_SETTINGS.itemsize == 4
 
 
+OUTBOUND_COUNTERS = np.dtype(
+    [
+        ("outcomes", "<u8", (8,)),
+    ],
+    align=True,
+)
+assert OUTBOUND_COUNTERS.itemsize == 64
+
+
+OUTBOUND_SETTINGS = np.dtype(
+    [
+        ("mark", "<u4"),
+        ("outer_source4", "u1", (4,)),
+        ("outer_source6", "u1", (16,)),
+    ],
+    align=True,
+)
+assert OUTBOUND_SETTINGS.itemsize == 24
+
+
 # Enum -> member -> (what it counts, how an operator should take it).
 MEANINGS = {
     "verdict": {
@@ -639,5 +671,18 @@ MEANINGS = {
             "MSS option of an outgoing SYN lowered, beside the packets above",
             "normal",
         ),
+    },
+    "outbound": {
+        "PASS": ("not marked for a backend", "normal"),
+        "SENT": ("encapsulated and sent to the backend's next hop", "normal"),
+        "VIA_KERNEL": (
+            "encapsulated, its next hop is not known yet, the kernel forwards it",
+            "watch",
+        ),
+        "DROP_MALFORMED": ("marked for a backend, but not an IP packet", "watch"),
+        "DROP_UNKNOWN_BACKEND": ("marked for a backend without a row", "watch"),
+        "DROP_TOO_BIG": ("longer than the path to the backend carries", "watch"),
+        "DROP_NEXT_HOP": ("MAC of a backend on the same segment is not known yet", "watch"),
+        "DROP_HEADROOM": ("the kernel made no room for the outer header", "alarm"),
     },
 }
