@@ -217,7 +217,7 @@ def test_newer_schema_is_refused(path: Path) -> None:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
     before = path.read_bytes()
-    with pytest.raises(LimpetError, match=r"state\.db: written by a newer limpet \(schema 2"):
+    with pytest.raises(LimpetError, match=r"state\.db: written by a newer limpet \(schema 3"):
         State(path)
     assert path.read_bytes() == before
 

@@ -1,29 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State: the registry and this director's secrets in one SQLite file.
+"""State: the registry, the intents and this director's secrets in one SQLite file.
 
 Ids and slot tables have to survive a restart: the kernel keeps forwarding by them while nobody is
 there, and the next daemon must mean the same by the same numbers. `save` is one transaction with
 `synchronous=FULL`: after it has returned, neither a crash nor a power cut takes it back; before,
-the file holds the registry of before. Slot tables are written only when they changed.
+the file holds the registry of before. Slot tables are written only when they changed. Intents stand
+under ordered revisions (store/revisions.py), and are put there by compare-and-set, together with
+the events that they cause (store/outbox.py): all or nothing.
 
-A file that is damaged, foreign or newer than this program is refused, never repaired or emptied.
+A file of an older schema is brought up to this one, in one transaction. A file that is damaged,
+foreign or newer than this program is refused, never repaired or emptied.
 The file holds secrets: only its owner may read it. One State serves one thread.
 """
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
 from limpet.core.errors import LimpetError
+from limpet.core.intent import Intents
 from limpet.core.model import PoolId
 from limpet.core.registry import Registry
 from limpet.core.slots import SlotTable
-from limpet.store import rows
+from limpet.store import outbox, revisions, rows
+from limpet.store.outbox import Json, Queued, encode
+from limpet.store.revisions import Revision
 
-SCHEMA_VERSION = 1
+# What each version of the schema adds to the one before it, the first one to an empty file.
+SCHEMAS = (rows.SCHEMA, revisions.SCHEMA + outbox.SCHEMA)
+SCHEMA_VERSION = len(SCHEMAS)
+MARK = "slot_tables"  # a table that every version has: a file with it is ours
 BUSY_S = 5.0  # wait for another process that is writing
 
 
@@ -32,6 +41,7 @@ class State:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.events_dropped = 0  # that were too old for a full outbox, since this was opened
         self._saved: dict[PoolId, SlotTable] = {}  # what the file is known to hold
         self._version = 0  # of the file, moved by other processes
         with self._explained("open"):
@@ -90,6 +100,76 @@ class State:
             )
         return value
 
+    # --- Intents -------------------------------------------------------------------------------
+
+    def intents(self) -> tuple[int, Intents]:
+        """The current revision, and the intents that it holds."""
+        with self._explained("read"), self._transaction("DEFERRED"):
+            revision = revisions.current(self._db)
+        return revision.number, revision.intents
+
+    def put_intents(
+        self,
+        intents: Intents,
+        expected: int,
+        who: str,
+        what: str,
+        file_digest: str,
+        now: float,
+        events: Iterable[Json] = (),
+    ) -> int:
+        """Make these the intents, and queue the events; the number of the new revision.
+
+        Raises Conflict, and changes nothing, if the current revision is not `expected`. When this
+        returns, all of it is on the disk.
+        """
+        new, texts = Revision(expected + 1, now, who, what, file_digest, intents), encode(events)
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            revisions.append(self._db, new)
+            _, dropped = outbox.queue(self._db, texts)
+        self.events_dropped += dropped
+        return new.number
+
+    def history(self, limit: int) -> list[Revision]:
+        """The last revisions, the current one first."""
+        with self._explained("read"), self._transaction("DEFERRED"):
+            return revisions.newest(self._db, limit)
+
+    def revision(self, number: int) -> Revision:
+        """One revision; 0 is the beginning without intents. Raises NotFound."""
+        with self._explained("read"), self._transaction("DEFERRED"):
+            return revisions.find(self._db, number)
+
+    # --- Outbox --------------------------------------------------------------------------------
+
+    def queue_event(self, event: Json) -> int:
+        """Keep an event until all targets have it; its id."""
+        texts = encode((event,))
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            (number,), dropped = outbox.queue(self._db, texts)
+        self.events_dropped += dropped
+        return number
+
+    def pending(self, target: str, limit: int = 100) -> list[Queued]:
+        """The oldest events that the target has not got yet."""
+        with self._explained("read"), self._transaction("DEFERRED"):
+            return outbox.pending(self._db, target, limit)
+
+    def pending_count(self, target: str) -> int:
+        with self._explained("read"), self._transaction("DEFERRED"):
+            return outbox.count(self._db, target)
+
+    def delivered(self, number: int, target: str, targets: Collection[str]) -> None:
+        """`target` has this event and all before it; what all `targets` have is forgotten."""
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            outbox.delivered(self._db, target, number)
+            outbox.settle(self._db, targets)
+
+    def settle_targets(self, targets: Collection[str]) -> None:
+        """Say whom events are kept for from now on. A new target gets all that still wait."""
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            outbox.settle(self._db, targets)
+
     # --- Writing -------------------------------------------------------------------------------
 
     def _replace(self, table: str, columns: int, new: Iterable[rows.Row]) -> None:
@@ -118,7 +198,7 @@ class State:
     def _prepare(self) -> None:
         with self._transaction("DEFERRED"):  # one snapshot: another process may be making the file
             version = self._number("PRAGMA user_version")
-            tables = self._number("SELECT count(*) FROM sqlite_schema")
+            tables = {row[0] for row in self._db.execute("SELECT name FROM sqlite_schema")}
         if version > SCHEMA_VERSION:
             raise LimpetError(
                 f"{self.path}: written by a newer limpet (schema {version}, this one knows up to "
@@ -127,19 +207,19 @@ class State:
         verdict = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise self._damaged(verdict)
-        if version == 0 and tables:
+        if (version or tables) and not (version and MARK in tables):
             raise LimpetError(f"{self.path}: a database of another program; use another path")
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
-        if version == 0:
-            self._create()
+        if version < SCHEMA_VERSION:
+            self._upgrade()
 
-    def _create(self) -> None:
-        with self._transaction("IMMEDIATE"):
-            if self._number("PRAGMA user_version") == 0:  # no other process was faster
-                for statement in rows.SCHEMA.split(";"):
+    def _upgrade(self) -> None:
+        with self._transaction("IMMEDIATE"):  # unless another process was faster
+            for schema in SCHEMAS[self._number("PRAGMA user_version") :]:
+                for statement in schema.split(";"):
                     self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _number(self, query: str) -> int:
         return int(self._db.execute(query).fetchone()[0])
