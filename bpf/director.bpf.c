@@ -13,6 +13,7 @@
 #include "encap.h"
 #include "maps.h"
 #include "parse.h"
+#include "reset.h"
 #include "select.h"
 #include "verdict.h"
 #include "vip.h"
@@ -35,26 +36,27 @@ static __always_inline struct vip *vip_at(__u32 id)
 }
 
 /* From "for a VIP" to a backend. */
-static __always_inline enum verdict choose(const struct control *live, const struct vip_address *address,
-					   const struct packet *p, struct choice *choice,
+static __always_inline enum verdict choose(struct xdp_md *ctx, const struct control *live,
+					   const struct vip_address *address, const struct packet *p,
+					   struct choice *choice, struct backend **backend,
 					   struct counters *counters)
 {
 	enum verdict verdict;
 	struct flow flow;
-	struct vip *vip;
 
 	if (unlikely(p->kind == KIND_LATER_FRAGMENT)) {
 		choice->vip = vip_find_fragment(live, address, p);
-		return select_fragment(address->id, vip_at(choice->vip), p, choice);
+		return select_fragment(address->id, vip_at(choice->vip), p, choice, backend);
 	}
 	flow_name(&flow, p);
 	flow_fetch(&flow);
 	choice->vip = vip_find(live, address, p);
-	vip = vip_at(choice->vip);
-	if (unlikely(!vip))
+	if (unlikely(!choice->vip))
 		return p->kind == KIND_ICMP_ERROR ? VERDICT_DROP_ICMP_QUOTE : VERDICT_NO_SERVICE;
 	flow_name_vip(&flow, choice->vip);
-	verdict = select_flow(&flow, vip, p, choice, counters);
+	verdict = select_flow(&flow, p, choice, backend);
+	if (unlikely(verdict == VERDICT_RESET))
+		return reset_report(ctx, &flow, p, choice->id);
 	if (unlikely(p->is_fragment) && !verdict)
 		fragment_remember(p, address->id, choice->id, counters);
 	return verdict;
@@ -65,6 +67,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 {
 	struct cursor c = cursor_open(ctx);
 	const struct vip_address *address;
+	struct backend *backend = 0;
 	struct control live;
 	enum verdict verdict;
 
@@ -81,12 +84,12 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 		return verdict;
 	if (unlikely(p->kind == KIND_ECHO_REQUEST))
 		return answer_echo(ctx, p);
-	verdict = choose(&live, address, p, choice, counters);
+	verdict = choose(ctx, &live, address, p, choice, &backend, counters);
 	if (verdict)
 		return verdict;
-	verdict = encapsulate(ctx, p, choice);
+	verdict = encapsulate(ctx, p, choice, backend);
 	if (unlikely(verdict == VERDICT_TOO_BIG))
-		return answer_too_big(ctx, p, choice->backend);
+		return answer_too_big(ctx, p, backend);
 	if (unlikely(verdict == VERDICT_HOP_LIMIT))
 		return answer_hop_limit(ctx, p);
 	return verdict;

@@ -77,12 +77,12 @@ static __always_inline enum verdict frame_write(struct cursor *c, const struct p
 
 /* The header as five words, its checksum from the same values: reading it back would wait for the stores. */
 static __always_inline enum verdict outer_write4(struct cursor *c, const struct packet *p,
-						 const struct choice *choice)
+						 const struct backend *backend, __u32 entropy)
 {
 	const __u32 protocol = p->family == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	__be32 *word = cursor_take(c, sizeof(struct iphdr));
-	__be32 source = *(const volatile __be32 *)settings.outer_source4 | choice->entropy << 16;
-	__be32 dest = *(const __be32 *)&choice->backend->address[12];
+	__be32 source = *(const volatile __be32 *)settings.outer_source4 | entropy << 16;
+	__be32 dest = *(const __be32 *)&backend->address[12];
 	__be32 length = swap32(0x45U << 24 | (__u32)p->traffic_class << 16 | (p->length + sizeof(struct iphdr)));
 	__be32 control = swap32(OUTER_HOP_LIMIT << 8 << 16 | protocol << 16);
 	__u64 sum;
@@ -99,29 +99,28 @@ static __always_inline enum verdict outer_write4(struct cursor *c, const struct 
 }
 
 static __always_inline enum verdict outer_write6(struct cursor *c, const struct packet *p,
-						 const struct choice *choice)
+						 const struct backend *backend, __u32 entropy)
 {
 	struct ipv6hdr *ip = cursor_take(c, sizeof(*ip));
 	__be32 *half = (void *)ip;
 
 	if (!ip)
 		return VERDICT_DROP_HEADROOM;
-	half[0] = swap32(6U << 28 | (__u32)p->traffic_class << 20 | (choice->entropy & 0xfffff));
+	half[0] = swap32(6U << 28 | (__u32)p->traffic_class << 20 | (entropy & 0xfffff));
 	ip->payload_len = swap16(p->length);
 	ip->nexthdr = p->family == 4 ? IPPROTO_IPIP : IPPROTO_IPV6;
 	ip->hop_limit = OUTER_HOP_LIMIT;
 #pragma unroll
 	for (int i = 0; i < 3; i++)
 		half[2 + i] = ((const volatile __be32 *)settings.outer_source6)[i];
-	half[5] = choice->entropy;
-	__builtin_memcpy(&ip->daddr, choice->backend->address, sizeof(ip->daddr));
+	half[5] = entropy;
+	__builtin_memcpy(&ip->daddr, backend->address, sizeof(ip->daddr));
 	return VERDICT_CONTINUE;
 }
 
 static __always_inline enum verdict outer_push(struct xdp_md *ctx, const struct packet *p,
-					       const struct choice *choice)
+					       const struct backend *backend, __u32 entropy)
 {
-	const struct backend *backend = choice->backend;
 	const int is_ip4 = backend->encapsulation == ENCAPSULATION_IPIP4;
 	struct cursor c;
 
@@ -130,19 +129,18 @@ static __always_inline enum verdict outer_push(struct xdp_md *ctx, const struct 
 	c = cursor_open(ctx);
 	if (is_ip4)
 		return frame_write(&c, p, backend->next_hop, backend->source_mac, swap16(ETH_P_IP))
-			       ?: outer_write4(&c, p, choice);
+			       ?: outer_write4(&c, p, backend, entropy);
 	return frame_write(&c, p, backend->next_hop, backend->source_mac, swap16(ETH_P_IPV6))
-		       ?: outer_write6(&c, p, choice);
+		       ?: outer_write6(&c, p, backend, entropy);
 }
 
 /* The next hop is not known yet: the kernel resolves it and forwards. It takes only frames addressed to it. */
 static __always_inline enum verdict outer_push_for_kernel(struct xdp_md *ctx, const struct packet *p,
-							  const struct choice *choice)
+							  const struct backend *backend, __u32 entropy)
 {
 	struct cursor c = cursor_open(ctx);
 	struct ethhdr *eth = cursor_take(&c, sizeof(*eth));
-	struct choice to_self = *choice;
-	struct backend row = *choice->backend;
+	struct backend row = *backend;
 	enum verdict verdict;
 
 	if (row.encapsulation == ENCAPSULATION_L2)
@@ -151,8 +149,7 @@ static __always_inline enum verdict outer_push_for_kernel(struct xdp_md *ctx, co
 		return VERDICT_DROP_HEADROOM;
 	__builtin_memcpy(row.next_hop, eth->h_dest, ETH_ALEN);
 	__builtin_memcpy(row.source_mac, eth->h_source, ETH_ALEN);
-	to_self.backend = &row;
-	verdict = outer_push(ctx, p, &to_self);
+	verdict = outer_push(ctx, p, &row, entropy);
 	return verdict ? verdict : VERDICT_VIA_KERNEL;
 }
 
@@ -164,9 +161,9 @@ static __always_inline int next_hop_is_known(const struct backend *backend, __u3
 	return egress && (*high | *low);
 }
 
-static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p, struct choice *choice)
+static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct packet *p, struct choice *choice,
+						const struct backend *backend)
 {
-	const struct backend *backend = choice->backend;
 	struct cursor c;
 	enum verdict verdict;
 
@@ -179,12 +176,12 @@ static __always_inline enum verdict encapsulate(struct xdp_md *ctx, const struct
 		return verdict;
 	choice->egress = READ_ONCE(backend->ifindex);
 	if (unlikely(!next_hop_is_known(backend, choice->egress)))
-		return outer_push_for_kernel(ctx, p, choice);
+		return outer_push_for_kernel(ctx, p, backend, choice->entropy);
 	if (backend->encapsulation == ENCAPSULATION_L2) {
 		c = cursor_open(ctx);
 		verdict = frame_write(&c, p, backend->next_hop, backend->source_mac, p->ethertype);
 	} else {
-		verdict = outer_push(ctx, p, choice);
+		verdict = outer_push(ctx, p, backend, choice->entropy);
 	}
 	if (verdict)
 		return verdict;

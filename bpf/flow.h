@@ -9,12 +9,14 @@
  * is no lock: whoever loses the race writes nothing. `id` follows it; until then the entry matches no flow,
  * since `word` carries a check of the id.
  *
- * A live established flow is never evicted: not by a flood of handshakes, not by anything.
+ * A live established flow is never evicted: not by a flood of handshakes, not by anything. An expired one is
+ * remembered as long as nobody needs the room, for the packet that comes late.
  */
 
 #include "hash.h"
 #include "maps.h"
 #include "packet.h"
+#include "session.h"
 
 #define FLOW_FIELD(name)     (((1ULL << FLOW_##name##_BITS) - 1) << FLOW_##name##_SHIFT)
 #define FLOW_GET(word, name) (((word) & FLOW_FIELD(name)) >> FLOW_##name##_SHIFT)
@@ -53,7 +55,7 @@ static __always_inline void flow_place(struct flow *f, __u64 tweak)
 	f->second = f->hash >> 24 & settings.bucket_mask;
 	if (f->second == f->first)
 		f->second ^= 1 & settings.bucket_mask;
-	f->now = bpf_jiffies64() >> settings.tick_shift & FLOW_SEEN_MASK;
+	f->now = tick_now() & FLOW_SEEN_MASK;
 }
 
 /* IPv4 flows have an exact id. IPv6 flows have a keyed digest of 64 bits: beside the VIP and the check.
@@ -94,9 +96,10 @@ static __always_inline __u32 flow_age(__u64 word, __u32 now)
 
 /* 1 or 0. Without a branch, and so is the choice of a victim: eight entries with branches are more paths than
  * the verifier follows. */
-static __always_inline __u32 flow_has_expired(__u64 word, __u32 now)
+static __always_inline __u32 flow_has_expired(__u64 word, __u32 now, const struct idle_limits *limits)
 {
-	return (__u64)((__s64)settings.life_ticks[FLOW_GET(word, LIFE)] - flow_age(word, now)) >> 63;
+	return (__u64)((__s64)limits->ticks[FLOW_GET(word, VIP)][FLOW_GET(word, LIFE)] - flow_age(word, now)) >>
+	       63;
 }
 
 static __always_inline struct flow_bucket *flow_bucket_at(__u32 bucket)
@@ -167,28 +170,85 @@ static __always_inline __u32 flow_life_after(__u32 life, const struct packet *p)
 	return p->kind == KIND_ANY ? LIFE_DATAGRAM : life;
 }
 
-static __always_inline __u64 flow_word(const struct flow *f, __u32 backend, __u32 life, __u64 old)
+/* Whether a flow of this life counts as open. */
+static __always_inline int flow_is_open(__u32 life)
 {
-	return f->match | backend | (__u64)life << FLOW_LIFE_SHIFT | (__u64)f->now << FLOW_SEEN_SHIFT |
+	return life == LIFE_ESTABLISHED || life == LIFE_DATAGRAM;
+}
+
+/* Whether a flow that is a session of its own counts in `loads`. */
+static __always_inline int flow_is_counted(__u32 life)
+{
+	return life == LIFE_OPENING || flow_is_open(life);
+}
+
+/* What an entry says beside the flow's name and the time. */
+struct flow_state {
+	__u32 backend;
+	__u32 life;
+	__u32 session; /* bits of enum flow_session */
+};
+
+static __always_inline __u64 flow_word(const struct flow *f, const struct flow_state *state, __u64 old)
+{
+	return f->match | state->backend | (__u64)state->life << FLOW_LIFE_SHIFT |
+	       (__u64)state->session << FLOW_SESSION_SHIFT | (__u64)f->now << FLOW_SEEN_SHIFT |
 	       (old & FLOW_FIELD(SPILLED));
 }
 
-/* Backend recorded in an entry, 0 if it may not be used: expired, or closed and now opened anew. A use
- * refreshes the entry, but not more often than every FLOW_REFRESH_TICKS: a write per packet costs. */
-static __always_inline __u32 flow_use(struct flow_entry *entry, const struct flow *f, const struct packet *p)
+/* Whether an entry decides where a packet goes: live, and not closed and now opened anew. */
+static __always_inline int flow_is_usable(__u64 word, const struct flow *f, const struct packet *p,
+					  const struct idle_limits *limits)
 {
-	__u64 word = READ_ONCE(entry->word);
-	__u32 life = FLOW_GET(word, LIFE), next;
+	const __u32 life = FLOW_GET(word, LIFE);
 
-	if ((word & FLOW_MATCH) != f->match || flow_has_expired(word, f->now))
+	if ((word & FLOW_MATCH) != f->match || life == LIFE_LATE || flow_has_expired(word, f->now, limits))
 		return 0;
-	if (p->kind == KIND_FIRST && life == LIFE_CLOSING)
-		return 0;
-	next = flow_life_after(life, p);
-	if (unlikely(next != life || flow_age(word, f->now) >= FLOW_REFRESH_TICKS) && p->kind != KIND_ICMP_ERROR)
-		__sync_val_compare_and_swap(&entry->word, word,
-					    flow_word(f, word & FLOW_FIELD(BACKEND), next, word));
-	return word & FLOW_FIELD(BACKEND);
+	return p->kind != KIND_FIRST || life != LIFE_CLOSING;
+}
+
+/* Tell the session of a flow what its life has come to: it opened, closed, or just had a packet. */
+static __always_inline void flow_tell(const struct flow *f, const struct packet *p, __u64 word, __u32 life_after,
+				      const struct idle_limits *limits)
+{
+	const __u32 life = FLOW_GET(word, LIFE), was_open = flow_is_open(life), is_open = flow_is_open(life_after);
+	const __u32 session = FLOW_GET(word, SESSION), vip = FLOW_GET(word, VIP);
+	struct membership m;
+
+	if (session == FLOW_IS_SESSION) {
+		if (flow_is_counted(life) != flow_is_counted(life_after))
+			load_add(FLOW_GET(word, BACKEND), flow_is_counted(life) ? -1 : 1);
+		return;
+	}
+	if (!(session & FLOW_IN_SESSION))
+		return;
+	m.client[0] = p->client[0];
+	m.client[1] = p->client[1];
+	m.vip = vip;
+	m.session = session;
+	m.client_port = p->client_port;
+	m.step = is_open > was_open ? STEP_OPENED : is_open < was_open ? STEP_CLOSED : STEP_REFRESH;
+	m.is_certain = flow_age(word, f->now) <= limits->ticks[vip][LIFE_SESSION];
+	session_tell(&m);
+}
+
+/* A use refreshes the entry and its session, but not more often than every FLOW_REFRESH_TICKS: a write per
+ * packet costs. An ICMP error about a flow is no sign of life. */
+static __always_inline void flow_touch(struct flow_entry *entry, __u64 word, const struct flow *f,
+				       const struct packet *p, const struct idle_limits *limits)
+{
+	const __u32 life = FLOW_GET(word, LIFE);
+	struct flow_state after = {
+		.backend = word & FLOW_FIELD(BACKEND),
+		.life = flow_life_after(life, p),
+		.session = FLOW_GET(word, SESSION),
+	};
+
+	if (likely(after.life == life && flow_age(word, f->now) < FLOW_REFRESH_TICKS) ||
+	    p->kind == KIND_ICMP_ERROR)
+		return;
+	if (__sync_val_compare_and_swap(&entry->word, word, flow_word(f, &after, word)) == word)
+		flow_tell(f, p, word, after.life, limits);
 }
 
 /* Who makes room, best first; a live established flow never does. */
@@ -204,7 +264,7 @@ enum victim_rank {
 #define VICTIM_RANKS                                                                                              \
 	(VICTIM_OPENING << 4 * LIFE_OPENING | VICTIM_NONE << 4 * LIFE_ESTABLISHED |                               \
 	 VICTIM_NONE << 4 * LIFE_DATAGRAM | VICTIM_CLOSING << 4 * LIFE_CLOSING |                                  \
-	 VICTIM_OPENING << 4 * LIFE_FRAGMENT)
+	 VICTIM_OPENING << 4 * LIFE_FRAGMENT | VICTIM_EXPIRED << 4 * LIFE_LATE)
 #define VICTIM_WAY_BITS 3
 
 struct victim {
@@ -212,10 +272,10 @@ struct victim {
 	__u32 free;  /* entries of the bucket that are empty or expired */
 };
 
-static __always_inline __u32 victim_rank(__u64 word, __u32 now)
+static __always_inline __u32 victim_rank(__u64 word, __u32 now, const struct idle_limits *limits)
 {
 	__u32 rank = VICTIM_RANKS >> 4 * FLOW_GET(word, LIFE) & 0xf;
-	__u32 expired = flow_has_expired(word, now);
+	__u32 expired = flow_has_expired(word, now, limits);
 
 	opaque(expired);
 	return rank ^ ((rank ^ VICTIM_EXPIRED) & -expired);
@@ -238,7 +298,7 @@ static __always_inline __u64 score_min(__u64 a, __u64 b)
 
 /* Look at the first `ways` of a bucket, counted from the flow's half of it. */
 static __always_inline void victim_choose(struct victim *v, struct flow_bucket *bucket, const struct flow *f,
-					  const __u32 ways)
+					  const struct idle_limits *limits, const __u32 ways)
 {
 	__u32 half = flow_half(f);
 
@@ -248,7 +308,7 @@ static __always_inline void victim_choose(struct victim *v, struct flow_bucket *
 	for (__u32 i = 0; i < ways; i++) {
 		__u32 way = i ^ half;
 		__u64 word = READ_ONCE(bucket->entries[way].word);
-		__u32 rank = victim_rank(word, f->now);
+		__u32 rank = victim_rank(word, f->now, limits);
 		__u64 score = (__u64)rank << FLOW_SEEN_BITS | (FLOW_SEEN_MASK - flow_age(word, f->now));
 
 		score = score << VICTIM_WAY_BITS | i;
@@ -298,7 +358,7 @@ struct room {
 };
 
 /* The flow's half of its first bucket if there is room, else the best of both its buckets. */
-static __always_inline int flow_room(struct room *room, const struct flow *f)
+static __always_inline int flow_room(struct room *room, const struct flow *f, const struct idle_limits *limits)
 {
 	struct flow_bucket *second;
 	struct victim other;
@@ -307,16 +367,16 @@ static __always_inline int flow_room(struct room *room, const struct flow *f)
 	room->bucket = flow_bucket_at(f->first);
 	if (!room->bucket)
 		return 0;
-	victim_choose(&room->victim, room->bucket, f, FLOW_HALF);
+	victim_choose(&room->victim, room->bucket, f, limits, FLOW_HALF);
 	if (room->victim.free >= FLOW_NEAR_WANTED)
 		return 1;
-	victim_choose(&room->victim, room->bucket, f, LIMIT_FLOW_WAYS);
+	victim_choose(&room->victim, room->bucket, f, limits, LIMIT_FLOW_WAYS);
 	if (room->victim.free >= FLOW_FREE_WANTED)
 		return 1;
 	second = flow_bucket_at(f->second);
 	if (!second)
 		return 0;
-	victim_choose(&other, second, f, LIMIT_FLOW_WAYS);
+	victim_choose(&other, second, f, limits, LIMIT_FLOW_WAYS);
 	if (victim_is_better(&other, &room->victim)) {
 		room->place = f->second;
 		room->bucket = second;
@@ -340,19 +400,50 @@ static __always_inline void flow_mark_spilled(const struct room *room, const str
 	counts->events[EVENT_FLOW_SPILLED] += is_second;
 }
 
-/* Find room for a flow and write it there; 0 if there is none. */
-__noinline int flow_create(const struct flow *f, const struct packet *p, __u64 backend_and_life)
+/* A flow's entry makes room, or its time is over: the session that still counts it has one less. */
+__noinline int flow_end(__u64 word, __u64 id, __u32 place)
 {
+	const __u32 life = FLOW_GET(word, LIFE), session = FLOW_GET(word, SESSION);
+	struct flow_client *client;
+	struct membership m = {};
+	struct vip *vip;
+
+	if (session == FLOW_IS_SESSION && flow_is_counted(life))
+		load_add(FLOW_GET(word, BACKEND), -1);
+	if (!(session & FLOW_IN_SESSION) || !flow_is_open(life))
+		return 0;
+	m.vip = FLOW_GET(word, VIP);
+	vip = bpf_map_lookup_elem(&vips, &m.vip);
+	client = bpf_map_lookup_elem(&flow_clients, &place);
+	if (!vip || !client)
+		return 0;
+	m.session = session;
+	m.step = STEP_CLOSED;
+	if (vip->family == 4) {
+		m.client[1] = 0xffff00000000ULL | id >> 32;
+		m.client_port = id >> 16;
+	} else {
+		m.client[0] = swap64(((__u64 *)client->address)[0]);
+		m.client[1] = swap64(((__u64 *)client->address)[1]);
+		m.client_port = client->client_port;
+	}
+	return session_tell(&m);
+}
+
+/* Find room for a flow and write it there; 0 if there is none. */
+__noinline int flow_create(const struct flow *f, const struct packet *p, const struct flow_state *state)
+{
+	const struct idle_limits *limits = idle_limits_get();
 	struct flow_entry *entry;
 	struct counters *counts;
 	__u32 way, zero = 0;
-	__u64 old, fresh;
+	__u64 old, old_id;
 	struct room room;
 
-	if (!f || !p)
+	if (!f || !p || !state || !limits)
 		return 0;
 	counts = bpf_map_lookup_elem(&counters, &zero);
-	if (!counts || !flow_room(&room, f))
+	if (!counts || !flow_room(&room, f, limits))
 		return 0;
 	if (victim_rank_of(&room.victim) >= VICTIM_NONE) {
 		counts->events[EVENT_REFUSED_FULL]++;
@@ -365,30 +456,34 @@ __noinline int flow_create(const struct flow *f, const struct packet *p, __u64 b
 	way &= LIMIT_FLOW_WAYS - 1;
 	entry = &room.bucket->entries[way];
 	old = READ_ONCE(entry->word);
-	fresh = flow_word(f, backend_and_life & FLOW_FIELD(BACKEND), backend_and_life >> 32, old);
-	if (victim_rank(old, f->now) != victim_rank_of(&room.victim) ||
-	    __sync_val_compare_and_swap(&entry->word, old, fresh) != old) {
+	old_id = READ_ONCE(entry->id);
+	if (victim_rank(old, f->now, limits) != victim_rank_of(&room.victim) ||
+	    __sync_val_compare_and_swap(&entry->word, old, flow_word(f, state, old)) != old) {
 		counts->events[EVENT_RACE_LOST]++;
 		return 0;
 	}
 	WRITE_ONCE(entry->id, f->id);
+	if (FLOW_GET(old, SESSION))
+		flow_end(old, old_id, room.place * LIMIT_FLOW_WAYS + way);
 	flow_count_victim(counts, victim_rank_of(&room.victim));
 	if (p->family == 6)
 		flow_note_client(room.place * LIMIT_FLOW_WAYS + way, p);
 	return 1;
 }
 
-/* Give the entry that a flow has already to another backend. */
-static __always_inline int flow_renew(struct flow_entry *entry, const struct flow *f, __u32 backend, __u32 life,
+/* Give the entry that a flow has already to another backend, or another life. */
+static __always_inline int flow_renew(struct flow_entry *entry, const struct flow *f, const struct packet *p,
+				      const struct flow_state *state, const struct idle_limits *limits,
 				      struct counters *counters)
 {
 	__u64 word = READ_ONCE(entry->word);
 
 	if ((word & FLOW_MATCH) != f->match ||
-	    __sync_val_compare_and_swap(&entry->word, word, flow_word(f, backend, life, word)) != word) {
+	    __sync_val_compare_and_swap(&entry->word, word, flow_word(f, state, word)) != word) {
 		counters->events[EVENT_RACE_LOST]++;
 		return 0;
 	}
+	flow_tell(f, p, word, LIFE_EMPTY, limits);
 	counters->events[EVENT_FLOW_CREATED]++;
 	return 1;
 }

@@ -4,8 +4,9 @@
 
 /* Every map of the director: key -> value, who writes, who reads, what when full.
  *
- * Only array types: their lookup is inlined to an address computation. All are pinned, so they outlive the
- * daemon. Sizes marked (load) are set by the loader from the configuration before the maps are made.
+ * Only array types, whose lookup is inlined to an address computation, but for two that few packets meet:
+ * `proxies` and `resets`. All are pinned, so they outlive the daemon. Sizes marked (load) are set by the loader
+ * from the configuration before the maps are made.
  */
 
 #include "abi.h"
@@ -48,7 +49,16 @@ struct {
 	__type(value, struct vip);
 } vips SEC(".maps");
 
-/* pool id -> place of its slot table. One word: written by user space after the table is complete. */
+/* 0 -> idle limits of all VIPs. Written by user space before a VIP is live, and when its timeouts change. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct idle_limits);
+} idle_limits SEC(".maps");
+
+/* pool id -> place of its tables. One word: written by user space after the tables are complete. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -66,6 +76,51 @@ struct {
 	__type(key, __u32);
 	__type(value, struct slot_table);
 } slot_tables SEC(".maps");
+
+/* place -> members of a pool (load). As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct member_table);
+} member_tables SEC(".maps");
+
+/* place -> order of round robin (load). As above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct turn_table);
+} turn_tables SEC(".maps");
+
+/* pool id -> new sessions placed by turn or freest so far. Counted here, by all CPUs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, LIMIT_POOLS);
+	__type(key, __u32);
+	__type(value, __u64);
+} turns SEC(".maps");
+
+/* 0 -> live sessions of each backend. Counted here, by all CPUs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct loads);
+} loads SEC(".maps");
+
+/* prefix of clients -> 1: known mega-proxies. Written by user space; read for new flows of VIPs that look at it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, LIMIT_PROXIES);
+	__type(key, struct proxy);
+	__type(value, __u8);
+} proxies SEC(".maps");
 
 /* backend id -> where it is. Written by user space before a table names it, cleared after no flow does. */
 struct {
@@ -94,6 +149,22 @@ struct {
 	__type(key, __u32);
 	__type(value, struct flow_client);
 } flow_clients SEC(".maps");
+
+/* The session table (load): bucket -> 4 sessions. Written here, scanned by user space. When a session's two
+ * buckets hold nothing but live sessions, it gets no entry (EVENT_SESSION_FULL). */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct session_bucket);
+} sessions SEC(".maps");
+
+/* Flows that are being reset: struct reset records for the daemon. When full, VERDICT_DROP_RESET. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, LIMIT_RESETS);
+} resets SEC(".maps");
 
 /* 0 -> counters without a label. Written here, read by user space, never reset. */
 struct {

@@ -25,7 +25,6 @@ static long (*const bpf_skb_store_bytes)(struct __sk_buff *skb, __u32 offset, co
 static long (*const bpf_l4_csum_replace)(struct __sk_buff *skb, __u32 offset, __u64 from, __u64 to,
 					 __u64 flags) = (void *)BPF_FUNC_l4_csum_replace;
 static long (*const bpf_skb_pull_data)(struct __sk_buff *skb, __u32 length) = (void *)BPF_FUNC_skb_pull_data;
-static long (*const bpf_loop)(__u32 rounds, void *step, void *context, __u64 flags) = (void *)BPF_FUNC_loop;
 
 /* A walk over the TCP options of a frame. Offsets are from its first byte. */
 struct walk {

@@ -26,6 +26,7 @@ static __always_inline void verdict_count_vip(enum verdict verdict, const struct
 		stats->dropped++;
 	}
 	stats->flows += choice->created;
+	stats->sessions += choice->began;
 }
 
 static __always_inline void verdict_count_backend(const struct packet *p, const struct choice *choice)
@@ -38,6 +39,7 @@ static __always_inline void verdict_count_backend(const struct packet *p, const 
 	stats->packets++;
 	stats->bytes += p->length;
 	stats->flows += choice->created;
+	stats->sessions += choice->began;
 }
 
 /* Back where the packet came from. On a veth, XDP_TX reaches only a peer with an XDP program of its own. */
