@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+#ifndef LIMPET_SESSION_H
+#define LIMPET_SESSION_H
+
+/* The session table: VIP and affinity key -> backend, set-associative, in a plain array.
+ *
+ * A session may live in two buckets; the second is looked at only if the first is marked. `word` is taken by
+ * compare-and-exchange to SESSION_BUSY while an entry is written, so there is no lock, and a half-written
+ * entry matches nobody. A live session is never evicted.
+ *
+ * Traffic refreshes `seen` with a plain store to where the flow's entry says that the session is: no read of
+ * a line that is not in the cache. That cannot hit another session: its flow was seen within the session's
+ * idle limit, so the session lives, and its entry is still its own.
+ */
+
+#include "affinity.h"
+#include "hash.h"
+#include "maps.h"
+#include "packet.h"
+
+#define SESSION_FIELD(name)     (((1ULL << SESSION_##name##_BITS) - 1) << SESSION_##name##_SHIFT)
+#define SESSION_GET(word, name) (((word) & SESSION_FIELD(name)) >> SESSION_##name##_SHIFT)
+#define SESSION_MATCH           (SESSION_FIELD(VIP) | SESSION_FIELD(RANGE))
+#define SESSION_PLACE(word)     ((__u64)(word) << SESSION_LIFE_SHIFT)
+#define SESSION_NOWHERE         0xffffffffU
+
+_Static_assert(sizeof(struct session_bucket) == 128, "two cache lines");
+_Static_assert(SESSION_SINCE_SHIFT + SESSION_SINCE_BITS == 64, "the word is full");
+_Static_assert(LIMIT_SESSION_WAYS == FLOW_SESSION_WAY + 1, "a flow's entry can name every way");
+
+struct session_key {
+	__u64 client[2];
+	__u64 match; /* VIP and range: what the word of its entry carries */
+	__u32 first; /* bucket */
+	__u32 second;
+};
+
+static __always_inline __u32 tick_now(void)
+{
+	return bpf_jiffies64() >> settings.tick_shift;
+}
+
+static __always_inline const struct idle_limits *idle_limits_get(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&idle_limits, &zero);
+}
+
+static __always_inline void session_name(struct session_key *k, const struct vip *vip, __u32 vip_id,
+					 const __u64 client[2], __u32 range)
+{
+	__u64 hash;
+
+	k->client[0] = client[0] & vip->affinity_mask[0];
+	k->client[1] = client[1] & vip->affinity_mask[1];
+	k->match = (__u64)vip_id << SESSION_VIP_SHIFT | (__u64)range << SESSION_RANGE_SHIFT;
+	hash = hash_pair(k->client[0], k->client[1], settings.flow_key[0], settings.flow_key[1]);
+	hash = hash_mix(hash ^ ((__u64)vip_id << SESSION_RANGE_BITS | range));
+	k->first = hash & settings.session_mask;
+	k->second = hash >> 24 & settings.session_mask;
+	if (k->second == k->first)
+		k->second ^= 1 & settings.session_mask;
+}
+
+static __always_inline struct session_bucket *session_bucket_at(__u32 bucket)
+{
+	return bpf_map_lookup_elem(&sessions, &bucket);
+}
+
+static __always_inline __u32 session_life(__u64 word)
+{
+	return SESSION_GET(word, LIFE);
+}
+
+/* Whether it counts in `loads`. */
+static __always_inline int session_is_counted(__u64 word)
+{
+	return session_life(word) == SESSION_OPENING || session_life(word) == SESSION_LIVE;
+}
+
+/* Another CPU may have stored a tick that this one has not reached yet: that is no age. */
+static __always_inline int session_has_expired(__u64 word, __u32 seen, __u32 tick,
+					       const struct idle_limits *limits)
+{
+	const __u32 row = session_life(word) == SESSION_OPENING ? LIFE_OPENING : LIFE_SESSION;
+	__s32 age = tick - seen;
+
+	return age > 0 && (__u32)age > limits->ticks[SESSION_GET(word, VIP)][row];
+}
+
+static __always_inline int session_matches(const struct session *s, const struct session_key *k)
+{
+	__u64 word = READ_ONCE(s->word);
+
+	return (word & SESSION_MATCH) == k->match && session_life(word) >= SESSION_OPENING &&
+	       READ_ONCE(s->client[1]) == k->client[1] && READ_ONCE(s->client[0]) == k->client[0] &&
+	       READ_ONCE(s->word) == word;
+}
+
+/* The session's entry in a bucket, live or not, and its place for a flow's entry. */
+static __always_inline struct session *session_find_in(struct session_bucket *bucket, const struct session_key *k,
+						       __u32 *place)
+{
+#pragma unroll
+	for (int i = 0; i < LIMIT_SESSION_WAYS; i++)
+		if (session_matches(&bucket->entries[i], k)) {
+			*place = i;
+			return &bucket->entries[i];
+		}
+	return 0;
+}
+
+static __always_inline struct session *session_find(const struct session_key *k, __u32 *place)
+{
+	struct session_bucket *bucket = session_bucket_at(k->first);
+	struct session *found;
+
+	if (!bucket)
+		return 0;
+	found = session_find_in(bucket, k, place);
+	if (found || !(READ_ONCE(bucket->entries[0].word) & SESSION_FIELD(SPILLED)))
+		return found;
+	bucket = session_bucket_at(k->second);
+	if (!bucket)
+		return 0;
+	found = session_find_in(bucket, k, place);
+	*place |= FLOW_SESSION_SECOND;
+	return found;
+}
+
+/* Counters of live sessions, shared by all CPUs. */
+static __always_inline void load_add(__u32 backend, __s32 change)
+{
+	__u32 zero = 0;
+	struct loads *all = bpf_map_lookup_elem(&loads, &zero);
+
+	if (!all)
+		return;
+	backend &= LIMIT_BACKENDS - 1;
+	if (change > 0 || READ_ONCE(all->sessions[backend]))
+		__sync_fetch_and_add(&all->sessions[backend], change);
+}
+
+/* One open flow more or less. */
+static __always_inline void session_count_flow(struct session *s, __s32 change)
+{
+	__u64 word = READ_ONCE(s->word);
+
+	if (change > 0 || READ_ONCE(s->flows))
+		__sync_fetch_and_add(&s->flows, change);
+	if (change > 0 && session_life(word) == SESSION_OPENING)
+		__sync_val_compare_and_swap(&s->word, word, word + SESSION_PLACE(SESSION_LIVE - SESSION_OPENING));
+}
+
+/* What a flow's life does to the sessions that it belongs to. */
+enum flow_step {
+	STEP_REFRESH = 0,
+	STEP_OPENED, /* became established, or the like */
+	STEP_CLOSED, /* was that, and is no more */
+};
+
+static __always_inline void session_step(const struct session_key *k, enum flow_step step, __u32 tick)
+{
+	struct session *s;
+	__u32 place;
+
+	s = session_find(k, &place);
+	if (!s)
+		return;
+	if (step == STEP_OPENED)
+		session_count_flow(s, 1);
+	else if (step == STEP_CLOSED)
+		session_count_flow(s, -1);
+	if (step != STEP_CLOSED && READ_ONCE(s->seen) != tick)
+		WRITE_ONCE(s->seen, tick);
+}
+
+/* The client of a flow, and what its entry says of its session. */
+struct membership {
+	__u64 client[2];
+	__u32 vip;
+	__u32 session; /* FLOW_SESSION of its word */
+	__u16 client_port;
+	__u16 step;       /* enum flow_step */
+	__u32 is_certain; /* the flow was seen within the session's idle limit: its place is right */
+};
+
+/* Tell the sessions of a flow: its own, and for a range of a mega-proxy also the client's. */
+__noinline int session_tell(const struct membership *m)
+{
+	const __u32 tick = tick_now();
+	struct session_bucket *bucket;
+	struct session_key key;
+	struct vip *vip;
+	__u32 vip_id, range;
+
+	if (!m)
+		return 0;
+	vip_id = m->vip;
+	vip = bpf_map_lookup_elem(&vips, &vip_id);
+	if (!vip)
+		return 0;
+	range = m->session & FLOW_SESSION_RANGE ? affinity_split_range(vip, m->client_port)
+						: affinity_range(vip, m->client_port);
+	session_name(&key, vip, vip_id, m->client, range);
+	if (m->step == STEP_REFRESH && m->is_certain) {
+		bucket = session_bucket_at(m->session & FLOW_SESSION_SECOND ? key.second : key.first);
+		if (bucket)
+			WRITE_ONCE(bucket->entries[m->session & FLOW_SESSION_WAY].seen, tick);
+	} else {
+		session_step(&key, m->step, tick);
+	}
+	if (m->session & FLOW_SESSION_RANGE) {
+		session_name(&key, vip, vip_id, m->client, 0);
+		session_step(&key, m->step, tick);
+	}
+	return 0;
+}
+
+#endif
