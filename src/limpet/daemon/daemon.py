@@ -9,6 +9,7 @@ Not here: what a pass does (daemon/reconcile.py), and when it runs (daemon/pacin
 """
 
 import asyncio
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -58,6 +59,11 @@ def read_file(path: Path) -> tuple[str, Desired]:
     except (OSError, UnicodeDecodeError) as error:
         raise unreadable(path, error) from error
     return text, parse(text, str(path))
+
+
+def digest(text: str) -> str:
+    """Tells one text of a configuration file from another."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def run(options: Options) -> None:

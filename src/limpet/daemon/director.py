@@ -19,13 +19,14 @@ from limpet.api.interface import FlowPage, FlowQuery, Json, Question
 from limpet.api.places import Places
 from limpet.core.config import parse
 from limpet.core.errors import LimpetError
+from limpet.core.model import Desired
 from limpet.daemon import notify, view
 from limpet.daemon import where as where_of
 from limpet.daemon.answer import said
-from limpet.daemon.daemon import read_file
+from limpet.daemon.daemon import digest, read_file
 from limpet.daemon.log import configure
 from limpet.daemon.pacing import Pacing
-from limpet.daemon.reconcile import Now, Reconciler
+from limpet.daemon.reconcile import Now, Outcome, Reconciler
 from limpet.daemon.sampler import Sampler
 from limpet.datapath.kernel import Kernel
 from limpet.metrics import Endpoint, Reading
@@ -125,8 +126,8 @@ class RunningDirector:
     async def reload(self) -> Json:
         notify.reloading()
         try:
-            _, desired = await asyncio.to_thread(read_file, self._file)
-            outcome = await self._pacing.submit(desired)
+            text, desired = await asyncio.to_thread(read_file, self._file)
+            outcome = await self._pacing.submit(lambda: self._reload(text, desired))
         except LimpetError as error:
             self._file_error = str(error)
             log.error("reload refused; nothing was changed", file=str(self._file), why=str(error))
@@ -138,6 +139,11 @@ class RunningDirector:
         self.start_metrics()
         log.info("reloaded", writes=outcome.writes, duration_s=round(outcome.duration_s, 3))
         return {**said(outcome.summary), "program_replaced": outcome.program_loaded}
+
+    def _reload(self, text: str, desired: Desired) -> Outcome:
+        outcome = self._reconciler.run(desired, prune=False)
+        self._reconciler.file_digest = digest(text)
+        return outcome
 
     def shutdown(self) -> None:
         log.info("told to stop")

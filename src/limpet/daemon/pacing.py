@@ -3,12 +3,15 @@
 
 The passes, and everything that they own (netlink, state file, writes to the kernel), live in one
 thread of their own, so that a long pass stalls neither the API nor the watchdog, and two never
-overlap. A reload is a wake-up that brings new desired state and waits for the answer; if it is
-refused, the old desired state stays. A pass that fails is repeated, ever more seldom.
+overlap. A change (a reload, a drain, a weight) is a wake-up that brings its own pass and waits for
+the answer; what is refused leaves everything as it was. A pass also runs when something that is in
+effect ends by itself: a step of slow start, a hold, a deadline. A pass that fails is repeated, ever
+more seldom.
 """
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,14 +19,16 @@ from typing import TypeVar
 
 import structlog
 
-from limpet.core.errors import LimpetError
+from limpet.core.errors import Conflict, DatapathError, LimpetError
 from limpet.core.model import Desired
 from limpet.daemon.reconcile import Outcome, Reconciler
 
 COALESCE_S = 0.05  # events come in bursts
 FULL_S = 30.0
 RETRY_S, RETRY_MAX_S = 0.5, 30.0
+CHANGES_MAX = 1_000  # that wait; as many requests would have to be open at once
 T = TypeVar("T")
+Change = Callable[[], Outcome]
 log = structlog.get_logger()
 
 
@@ -46,8 +51,7 @@ class Pacing:
         self._thread, self._reconciler = thread, reconciler
         self._woken = asyncio.Event()
         self._routes_changed = False
-        self._reload: tuple[Desired, asyncio.Future[Outcome]] | None = None
-        self._one_reload = asyncio.Lock()
+        self._changes: deque[tuple[Change, asyncio.Future[Outcome]]] = deque()
         self.record = Record()
 
     def wake(self, routes: bool) -> None:
@@ -59,13 +63,14 @@ class Pacing:
         """Run something in the thread of the passes, between two of them."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    async def submit(self, desired: Desired) -> Outcome:
-        """Bring new desired state into the kernel. Raises, and changes nothing, if refused."""
-        async with self._one_reload:
-            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-            self._reload = desired, answer
-            self._woken.set()
-            return await answer
+    async def submit(self, change: Change) -> Outcome:
+        """Run a pass that changes what is wanted. Raises what it raises."""
+        if len(self._changes) >= CHANGES_MAX:
+            raise Conflict(f"{CHANGES_MAX} changes are waiting already: ask again in a moment")
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._changes.append((change, answer))
+        self._woken.set()
+        return await answer
 
     async def start(self, desired: Desired) -> Outcome:
         """The first pass. Its errors are the caller's."""
@@ -78,24 +83,35 @@ class Pacing:
             is_full = await self._wait(next_full)
             if is_full:
                 next_full = time.monotonic() + FULL_S
-            await self._reload_pass() if self._reload else await self._pass(is_full)
+            if self._changes and not is_full:
+                await self._change_pass(*self._changes.popleft())
+            else:
+                await self._pass(is_full)
+            if self._changes or self._routes_changed:
+                self._woken.set()
 
     async def _wait(self, next_full: float) -> bool:
         """Until something is to be done; True if that is the full pass."""
-        due = next_full - time.monotonic()
-        if self.record.error:
-            due = min(due, self.record.retry_s)
-        again_at = self._reconciler.next_hops.again_at
-        if again_at is not None:
-            due = min(due, again_at - time.monotonic())
         try:
-            await asyncio.wait_for(self._woken.wait(), max(due, 0))
+            await asyncio.wait_for(self._woken.wait(), max(self._due_s(next_full), 0))
         except TimeoutError:
             return time.monotonic() >= next_full
-        if self._reload is None:
+        if not self._changes:
             await asyncio.sleep(COALESCE_S)
         self._woken.clear()
-        return False
+        return not self._changes and time.monotonic() >= next_full
+
+    def _due_s(self, next_full: float) -> float:
+        """Seconds to the next pass that nobody has to ask for."""
+        now = time.monotonic()
+        due = next_full - now
+        if self.record.error:
+            due = min(due, self.record.retry_s)
+        if self._reconciler.next_hops.again_at is not None:
+            due = min(due, self._reconciler.next_hops.again_at - now)
+        if self._reconciler.until is not None and not self.record.error:
+            due = min(due, self._reconciler.until - time.time())
+        return due
 
     async def _pass(self, is_full: bool) -> None:
         forget, self._routes_changed = self._routes_changed or is_full, False
@@ -117,12 +133,12 @@ class Pacing:
             self._reconciler.next_hops.probe()
         return self._reconciler.run(now.desired, prune=is_full)
 
-    async def _reload_pass(self) -> None:
-        assert self._reload is not None
-        (desired, answer), self._reload = self._reload, None
+    async def _change_pass(self, change: Change, answer: asyncio.Future[Outcome]) -> None:
         try:
-            outcome = await self.call(lambda: self._reconciler.run(desired, prune=False))
+            outcome = await self.call(change)
         except Exception as error:  # the one who asked has to hear of it, whatever it is
+            if isinstance(error, DatapathError):  # it was taken on, but is not in the kernel yet
+                self._note_failure(error)
             _answer(answer, error)
         else:
             self._note(outcome)

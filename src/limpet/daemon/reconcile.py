@@ -1,31 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reconcile: one pass from what is desired to what the kernel holds. Nothing else writes it.
 
-A pass reads the facts (links, routes, neighbours, on a full pass also which backends live flows
-name), plans, and writes the difference to what it observes. The first pass after a start, a
-reload, a new neighbour and the repair of drift are the same pass.
+A pass reads the facts (links, routes, neighbours, health, on a full pass also which backends live
+flows and sessions name), weighs them with file and intents, plans, and writes the difference to
+what it observes. The first pass after a start, a reload, a drain, a backend that fell ill and the
+repair of drift are the same pass.
 
-The order is what makes it safe. All that can be refused is refused before anything is written. The
-registry is on the disk before the kernel means anything by its ids. Maps are filled before the
-program is attached for the first time; on a restart it is attached already, and swapped.
+The order is what makes it safe. All that can be refused is refused before anything is written.
+Intents and registry are on the disk before the kernel does anything by them. Maps are filled before
+the program is attached for the first time; on a restart it is attached already, and swapped.
 
 Used by one thread; `now` is a value that others may read at any time. Not here: when a pass runs
-(daemon/pacing.py).
+(daemon/pacing.py), and what commands make of intents (daemon/intents.py).
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import structlog
 
+from limpet.api.interface import Json
+from limpet.api.problem import Stale
 from limpet.core.diff import Changes, diff
-from limpet.core.errors import Conflict, DatapathError
+from limpet.core.errors import DatapathError
+from limpet.core.health import Health
+from limpet.core.intent import Intents
 from limpet.core.model import Address, BackendId, Desired, Encapsulation, Image, NextHop, XdpMode
 from limpet.core.plan import addresses, plan
-from limpet.core.registry import Registry
+from limpet.core.registry import Registry, VipKey
 from limpet.core.summary import Summary, summary
+from limpet.daemon import admission
+from limpet.daemon import effect as effects
 from limpet.daemon import links as links_of
+from limpet.daemon.answer import told
+from limpet.daemon.effect import Effect, Key
+from limpet.daemon.intents import Change
 from limpet.daemon.links import Link, Links
 from limpet.daemon.nexthop import UNKNOWN, NextHops
 from limpet.datapath import clock, settings
@@ -36,7 +46,7 @@ from limpet.store.state import State
 KEY_BYTES = 16
 RESOLVE_WAIT_S = 0.5  # at start, for neighbours to answer: until then packets take the slow way
 RESOLVE_POLL_S = 0.02
-NO_DOWN = "run `limpet down` first; that ends the flows it knows"
+ChangeOf = Callable[[Desired, Intents], Change]
 log = structlog.get_logger()
 
 
@@ -52,6 +62,7 @@ class Now:
     gateways: Mapping[Address, Address | None]
     missing: tuple[str, ...]  # wanted interfaces that do not exist
     flow_buckets: int
+    effect: Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +73,35 @@ class Outcome:
     writes: int  # rows put or removed
     program_loaded: bool
     duration_s: float
+    revision: int = 0  # of the intents that are in effect
+    events: tuple[Json, ...] = ()  # that a change of intents has caused
 
 
 class Reconciler:
     """One director's desired state, and its kernel."""
 
-    def __init__(self, kernel: Kernel, state: State, next_hops: NextHops) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        state: State,
+        next_hops: NextHops,
+        health: Callable[[], Mapping[Key, Health]] = dict,
+    ) -> None:
         self._kernel, self._state = kernel, state
+        self._health = health
         self.next_hops = next_hops
         self._registry = state.load()
+        self._intents = state.intents()
         self._flow_key = state.secret("flow_key", KEY_BYTES)
         self._loaded: bytes | None = None  # constants of the program
+        self.file_digest = ""  # of the configuration file; goes into the history
+        self.split_flows: Mapping[VipKey, int] = {}  # where it is not the number in the file
         self.now: Now | None = None
+
+    @property
+    def until(self) -> float | None:
+        """When what is in effect changes by itself, Unix time."""
+        return None if self.now is None else self.now.effect.until
 
     def complete(self, desired: Desired) -> Desired:
         """With the slot key that was made on the first start, where the file has none."""
@@ -88,19 +116,15 @@ class Reconciler:
         if sizes is None:
             return
         if self.now is not None:
-            _check_live(self.now.desired, desired)
-        if len(desired.pools) > sizes.pools:
-            raise Conflict(
-                f"{len(desired.pools)} pools, but the kernel has memory for {sizes.pools}: raise "
-                f"director.pools_max and {NO_DOWN}"
-            )
+            admission.check_live(self.now.desired, desired)
+        admission.check_room(desired, sizes)
 
     def start(self, desired: Desired) -> Outcome:
         """The first pass: adopts what is there, and gives neighbours a moment to answer."""
         desired = self.complete(desired)
-        self._check_adopted(desired)
+        admission.check_adopted(self._kernel, self._registry, desired, self._state.path)
         links = links_of.read(self.next_hops.netlink)
-        self._check_interfaces(desired, links)
+        admission.check_interfaces(desired, links)
         wanted = addresses(desired, self._registry)
         deadline = time.monotonic() + RESOLVE_WAIT_S
         while time.monotonic() < deadline:
@@ -113,26 +137,54 @@ class Reconciler:
     def preview(self, desired: Desired) -> Summary:
         """What a pass would change, without changing anything."""
         desired = self.complete(desired)
+        registry, image = self.planned(desired, self._intents[1])
+        return summary(self._kernel.observe(), image, self._registry, registry)
+
+    def planned(self, desired: Desired, intents: Intents) -> tuple[Registry, Image]:
+        """Registry and image with these intents, without changing anything."""
         self.check(desired)
         hops = self._hops(desired, links_of.read(self.next_hops.netlink))
-        registry, image = plan(desired, self._registry, hops, None)
-        return summary(self._kernel.observe(), image, self._registry, registry)
+        effect = self._effect(desired, (0, intents))
+        return plan(desired, self._registry, hops, None, effect.assessments, self.split_flows)
+
+    def change(self, of: ChangeOf, who: str, if_revision: int | None) -> Outcome:
+        """A pass with changed intents. When it returns they are on the disk and in the kernel.
+
+        Raises, and changes nothing, if the change is refused or the intents have moved on. If the
+        kernel cannot follow, the change is kept all the same, and passes go on trying.
+        """
+        assert self.now is not None, "start comes first"
+        revision, intents = self._intents = self._state.intents()
+        if if_revision is not None and if_revision != revision:
+            raise Stale(if_revision, revision)
+        change = of(self.now.desired, intents)
+        if change.intents == intents:
+            return self.run(self.now.desired, prune=False)
+        events = tuple(told(event) for event in change.events)
+        revision = self._state.put_intents(
+            change.intents, revision, who, change.what, self.file_digest, time.time(), events
+        )
+        self._intents = revision, change.intents
+        log.info("intents changed", revision=revision, by=who, what=change.what)
+        return replace(self.run(self.now.desired, prune=False), events=events)
 
     def run(self, desired: Desired, *, prune: bool) -> Outcome:
         """One pass. Raises before it has written anything if `desired` cannot be done.
 
-        `prune`: let go of removed backends that no live flow names. Only where the slot tables
-        were the same in the pass before: else a flow may yet begin that the scan has not seen.
+        `prune`: let go of removed backends that no live flow or session names. Only where the slot
+        tables were the same in the pass before: else a flow may yet begin that the scan has missed.
         """
         began = time.monotonic()
         desired = self.complete(desired)
         self.check(desired)
         links = links_of.read(self.next_hops.netlink)
-        self._check_interfaces(desired, links)
+        admission.check_interfaces(desired, links)
         hops = self._hops(desired, links)
-        is_same = self.now is not None and self.now.desired == desired
-        referenced = self._referenced() if prune and is_same else None
-        registry, image = plan(desired, self._registry, hops, referenced)
+        effect = self._effect(desired, self._intents)
+        referenced = self._referenced() if prune and self._is_same(desired, effect) else None
+        registry, image = plan(
+            desired, self._registry, hops, referenced, effect.assessments, self.split_flows
+        )
         machine = self._machine(desired, links)
         loaded = self._load(desired, machine)
         before = self._kernel.observe()
@@ -141,52 +193,9 @@ class Reconciler:
         changes = diff(before, image)
         self._kernel.apply(changes)
         self._attach(desired, links)
-        self.now = self._reached(desired, image, machine)
-        return Outcome(said, _count(changes), loaded, time.monotonic() - began)
-
-    # --- Checks ---------------------------------------------------------------------------------
-
-    def _check_interfaces(self, desired: Desired, links: Links) -> None:
-        known = links_of.by_name(links)
-        if not any(name in known for name in desired.director.interfaces):
-            raise Conflict(
-                f"director.interfaces: there is no {', '.join(desired.director.interfaces)}; "
-                f"this machine has {', '.join(known)}"
-            )
-
-    def _check_adopted(self, desired: Desired) -> None:
-        """Whether the state file and the kernel mean the same by their ids."""
-        sizes = self._kernel.adopted()
-        if sizes is None:
-            return
-        buckets = settings.buckets(desired.director.flows_max)
-        if sizes.buckets != buckets:
-            log.warning(
-                "director.flows_max was changed, but the connection table keeps its size until "
-                "`limpet down`",
-                entries=sizes.buckets * settings.WAYS,
-                wanted_entries=buckets * settings.WAYS,
-            )
-        known: set[tuple[object, ...]] = {
-            (b.id, b.address)
-            for b in (
-                *self._registry.backends.values(),
-                *self._registry.lingering,
-                *self._registry.known_backends,
-            )
-        }
-        known |= {
-            (v.id, v.key) for v in (*self._registry.vips.values(), *self._registry.known_vips)
-        }
-        held = self._kernel.observe()
-        found: set[tuple[object, ...]] = {(b.id, b.address) for b in held.backends}
-        found |= {(v.id, (v.address, v.protocol, v.port)) for v in held.vips}
-        if found - known:
-            raise Conflict(
-                f"{self._state.path} does not know what the kernel forwards by (was it deleted, or "
-                "is it another director's?): live flows would reach wrong backends. Restore it, "
-                f"or {NO_DOWN}"
-            )
+        self.now = self._reached(desired, image, machine, effects.applied(effect, time.time()))
+        duration_s = time.monotonic() - began
+        return Outcome(said, _count(changes), loaded, duration_s, effect.revision)
 
     # --- Facts ----------------------------------------------------------------------------------
 
@@ -205,6 +214,19 @@ class Reconciler:
                     backend=backend.name,
                 )
         return hops
+
+    def _effect(self, desired: Desired, intents: tuple[int, Intents]) -> Effect:
+        before = None if self.now is None else self.now.effect
+        return effects.weigh(before, desired, intents, self._health(), time.time())
+
+    def _is_same(self, desired: Desired, effect: Effect) -> bool:
+        """Whether the pass before planned by the same."""
+        now = self.now
+        return (
+            now is not None
+            and now.desired == desired
+            and now.effect.assessments == effect.assessments
+        )
 
     def _referenced(self) -> frozenset[BackendId] | None:
         if not self._registry.lingering or self._loaded is None:
@@ -253,7 +275,7 @@ class Reconciler:
             link = known.get(interface)
             if link is None:
                 continue
-            if held.get(interface) == link.index and _is_other_mode(link, mode):
+            if held.get(interface) == link.index and admission.is_other_mode(link, mode):
                 self._change_mode(link, mode)
             elif held.get(interface) != link.index:
                 self._kernel.attach(interface, link.index, mode)
@@ -269,7 +291,7 @@ class Reconciler:
             raise
         log.info("attached in another mode", interface=link.name, mode=str(mode))
 
-    def _reached(self, desired: Desired, image: Image, machine: Machine) -> Now:
+    def _reached(self, desired: Desired, image: Image, machine: Machine, effect: Effect) -> Now:
         links = links_of.read(self.next_hops.netlink)
         known = links_of.by_name(links)
         sizes = self._kernel.adopted()
@@ -282,35 +304,15 @@ class Reconciler:
             gateways={row.address: self.next_hops.gateway(row.address) for row in image.backends},
             missing=tuple(name for name in desired.director.interfaces if name not in known),
             flow_buckets=sizes.buckets if sizes else 0,
+            effect=effect,
         )
-
-
-def _check_live(before: Desired, after: Desired) -> None:
-    """What only a fresh start can change."""
-    old, new = before.director, after.director
-    if old.name != new.name:
-        raise Conflict(
-            f"director.name cannot change from {old.name!r} to {new.name!r} while it runs: "
-            f"{NO_DOWN}"
-        )
-    for key in ("flows_max", "pools_max"):
-        if getattr(old, key) != getattr(new, key):
-            raise Conflict(
-                f"director.{key} cannot change from {getattr(old, key)} to {getattr(new, key)} "
-                f"while flows are kept: {NO_DOWN}"
-            )
 
 
 def _attached(desired: Desired, links: Links) -> frozenset[int]:
     return frozenset(i.index for i in links.values() if i.name in desired.director.interfaces)
 
 
-def _is_other_mode(link: Link, wanted: XdpMode) -> bool:
-    """Whether the program runs there in a mode that is not wanted any more."""
-    return wanted is not XdpMode.AUTO and bool(link.xdp) and link.xdp != wanted
-
-
 def _count(changes: Changes) -> int:
     rows = (changes.backends_put, changes.pools_put, changes.pools_removed)
     count = sum(map(len, rows)) + len(changes.backends_removed)
-    return count + (0 if changes.vips is None else len(changes.vips))
+    return count + sum(len(whole) for whole in (changes.vips, changes.proxies) if whole is not None)
