@@ -54,27 +54,36 @@ def table(header: str, model: dict[str, Any], definitions: dict[str, Any]) -> li
     inner: list[str] = []
     for key, field in model["properties"].items():
         if target(field):
-            deeper = f"{header[:-1]}.{key}]"
+            deeper = f"[{header.strip('[]')}.{key}]"
             lines.append(f"| `{key}` | table | | {field['description']}; see `{deeper}` |")
             inner += table(deeper, definitions[target(field)], definitions)
             continue
         is_needed = key in model.get("required", ())
-        default = "required" if is_needed else f"`{json.dumps(field.get('default'))}`"
+        default = "required" if is_needed else usual(field)
         lines.append(f"| `{key}` | {value(field)} | {default} | {field['description']} |")
     return [*lines, "", *inner]
 
 
 def target(field: dict[str, Any]) -> str:
     """Name of the model that a field refers to; empty if it is a plain value."""
-    return str(field.get("$ref", "")).rpartition("/")[2]
+    choices = [field, *field.get("anyOf", ())]  # a table that may be left out is one of two
+    return next((str(c["$ref"]).rpartition("/")[2] for c in choices if "$ref" in c), "")
+
+
+def usual(field: dict[str, Any]) -> str:
+    """The default; empty where leaving the key out is something that no value says."""
+    return "" if field.get("default") is None else f"`{json.dumps(field['default'])}`"
 
 
 def value(field: dict[str, Any]) -> str:
     """The values of a key in words."""
-    if "enum" in field:
+    kind = field.get("type")
+    if "enum" in field and kind == "string":
         return ", ".join(f"`{json.dumps(word)}`" for word in field["enum"])
-    if field.get("type") == "integer":
-        return f"{field['minimum']} to {field['maximum']}"
+    if kind in ("integer", "number") and "minimum" in field:
+        return f"{field['minimum']:.10g} to {field['maximum']:.10g}"
+    if kind == "boolean":
+        return "`true` or `false`"
     if field.get("examples"):
         return f"as `{toml(field['examples'][0])}`"
     return "text"

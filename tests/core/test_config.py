@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A configuration is understood as documented; a broken one is explained: line, reason, remedy."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from limpet.core.config import parse
 from limpet.core.errors import ConfigError, Problem
-from limpet.core.model import Affinity, Encapsulation, Protocol, XdpMode
+from limpet.core.model import (
+    Affinity,
+    CheckKind,
+    Encapsulation,
+    HealthCheck,
+    OnDown,
+    Policy,
+    Protocol,
+    XdpMode,
+)
 
 EXAMPLE = (Path(__file__).parent / "example.toml").read_text()
 
@@ -213,7 +222,7 @@ BROKEN = [
     ),
     Broken(
         "timeout 0", TOP, "[director.timeouts]\nudp_s = 0\n[director]\n",
-        "2: [director] timeouts.udp_s", "0 is out of range", "from 1 to 2592000",
+        "2: [director] timeouts.udp_s", "0 is out of range", "from 1 to 604800",
     ),
     Broken(
         "log level", TOP, TOP + 'log_level = "loud"\n', "2: [director] log_level",
@@ -342,7 +351,20 @@ def test_example_means_what_it_says() -> None:
     ]
     assert desired.backends[2].encapsulation is Encapsulation.L2
     assert desired.pools[0].weights == {"b1": 2, "b2": 1, "b3": 0}
+    assert desired.hooks.command == ("/usr/local/bin/limpet-event",)
+    assert (desired.mega_proxy.flows, desired.mega_proxy.prefixes) == (
+        2_000,
+        (ip_network("198.51.100.0/24"),),
+    )
+    pool = desired.pools[0]
+    assert (pool.policy, pool.reassign) == (Policy.LEAST_SESSIONS, Policy.LEAST_SESSIONS)
+    assert (pool.slow_start_s, pool.hold_s, pool.on_down) == (60, 10, OnDown.REHASH)
+    assert pool.health == HealthCheck(
+        CheckKind.HTTPS, interval_s=1, http_path="/health", http_host="www.example.net"
+    )
     web, sensors = desired.vips
+    assert web.timeouts == director.timeouts
+    assert sensors.timeouts == replace(director.timeouts, udp_s=60)
     assert (web.address, web.protocol, web.port) == (ip_address("192.0.2.10"), Protocol.TCP, 443)
     assert (sensors.protocol, sensors.port, sensors.affinity) == (
         Protocol.UDP,

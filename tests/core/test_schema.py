@@ -41,7 +41,8 @@ def assert_known(given: dict[str, Any], model: dict[str, Any], definitions: dict
     assert set(model.get("required", ())) <= given.keys()
     for key, value in given.items():
         field = model["properties"][key]
-        reference = field.get("items", field).get("$ref")
+        places = [field, field.get("items", {}), *field.get("anyOf", ())]
+        reference = next((place["$ref"] for place in places if "$ref" in place), "")
         if reference:
             inner = definitions[reference.rpartition("/")[2]]
             for row in value if isinstance(value, list) else [value]:

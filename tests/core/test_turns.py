@@ -35,6 +35,11 @@ def test_everyone_has_the_turns_of_its_weight(members: Members) -> None:
         assert abs(counts[backend] - Fraction(SLOTS * weight, total)) < 1
 
 
+def test_largest_remainder_has_the_turn_that_is_left() -> None:
+    assert Counter(turns(of(1, 2)).tolist()) == {1: 21_845, 2: 43_691}
+    assert Counter(turns(of(1, 1, 1)).tolist()) == {1: 21_846, 2: 21_845, 3: 21_845}
+
+
 @LAW
 @given(some, st.data())
 def test_any_window_has_each_backend_by_its_share(members: Members, data: st.DataObject) -> None:

@@ -4,45 +4,33 @@
 Each check is a generator that looks at one rule over the whole and yields what breaks it, with the
 path of the key in the file. All of them run, so that one run of `limpet check` shows everything.
 
-Not here: the shape of tables and the range of single values (core/document.py, core/values.py).
+Not here: the shape of tables and the range of single values (core/document.py, core/values.py),
+and what has to fit together in a pool's health check (core/health_checks.py).
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from ipaddress import ip_address
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from limpet.core.model import BACKENDS_MAX, VIPS_MAX, Address, Desired, Vip
-from limpet.core.source import Path
+from limpet.core import health_checks
+from limpet.core.affinity import ADDRESS_BITS
+from limpet.core.finding import Finding, suggestion
+from limpet.core.model import (
+    BACKENDS_MAX,
+    VIPS_MAX,
+    Address,
+    Affinity,
+    Desired,
+    Vip,
+)
+from limpet.core.registry import network_order
 
 BROADCAST = ip_address("255.255.255.255")
-NAMES_SHOWN = 8  # of known names in a message
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A broken rule at a path of the document."""
-
-    path: Path
-    why: str
-    mend: str
 
 
 def check(desired: Desired) -> Iterator[Finding]:
     """Everything that does not fit together."""
     for rule in RULES:
         yield from rule(desired)
-
-
-def suggestion(wrong: str, known: Iterable[str], kind: str) -> str:
-    """How to mend a misspelt name: the nearest one, and all that there are."""
-    names = list(dict.fromkeys(known))
-    if not names:
-        return f"there are no {kind}s; add a [[{kind}]]"
-    near = difflib.get_close_matches(wrong, names, n=1)
-    shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
-    listing = f"known {kind}s: {shown}"
-    return f"did you mean {near[0]!r}? {listing}" if near else f"use one of the {listing}"
 
 
 def _names_are_unique(desired: Desired) -> Iterator[Finding]:
@@ -170,6 +158,83 @@ def _counts_are_within_limits(desired: Desired) -> Iterator[Finding]:
             )
 
 
+def _vips_use_what_they_set(desired: Desired) -> Iterator[Finding]:
+    usual = Vip.__dataclass_fields__["port_ranges"].default
+    for index, vip in enumerate(desired.vips):
+        bits = ADDRESS_BITS[vip.address.version]
+        if vip.prefix is not None and vip.prefix > bits:
+            yield Finding(
+                ("vip", index, "prefix"),
+                f"a prefix of {vip.prefix} bits is longer than an IPv{vip.address.version} address",
+                f"write a whole number from 1 to {bits}",
+            )
+        if vip.prefix is not None and vip.affinity is Affinity.FLOW:
+            yield Finding(
+                ("vip", index, "prefix"),
+                "affinity flow looks at the whole address",
+                'leave prefix out, or write affinity = "client" or "client+ports"',
+            )
+        if vip.port_ranges != usual and vip.affinity is not Affinity.CLIENT_PORTS:
+            yield Finding(
+                ("vip", index, "port_ranges"),
+                f"affinity {vip.affinity} has no port ranges",
+                'leave port_ranges out, or write affinity = "client+ports"',
+            )
+
+
+def _proxies_do_not_overlap(desired: Desired) -> Iterator[Finding]:
+    wider: list[IPv4Network | IPv6Network] = []  # those that contain the one at hand
+    for network in sorted(desired.mega_proxy.prefixes, key=network_order):
+        while wider and not _contains(wider[-1], network):
+            wider.pop()
+        if wider:
+            same = wider[-1] == network
+            yield Finding(
+                ("mega_proxy", "prefixes"),
+                f"{network} is listed twice" if same else f"{wider[-1]} contains {network}",
+                f"list it once: {network}" if same else f"leave {network} out",
+            )
+        wider.append(network)
+
+
+def _contains(wide: IPv4Network | IPv6Network, narrow: IPv4Network | IPv6Network) -> bool:
+    return (
+        wide.version == narrow.version
+        and wide.prefixlen <= narrow.prefixlen
+        and narrow.network_address in wide
+    )
+
+
+def _api_over_tcp_is_secured(desired: Desired) -> Iterator[Finding]:
+    api = desired.api
+    for key, what in (
+        ("certificate", "a certificate"),
+        ("key", "the key of its certificate"),
+        ("tokens", "a file of tokens"),
+    ):
+        if api.listen and not getattr(api, key):
+            yield Finding(
+                ("api", "listen"),
+                f"the API over TCP needs {what}",
+                f"set {key} in [api], or leave listen out and use the unix socket",
+            )
+        if not api.listen and getattr(api, key):
+            yield Finding(
+                ("api", key),
+                f"{key} is given, but listen is not: nothing is served over TCP",
+                'set listen in [api], as listen = "192.0.2.1:8443", or leave all of it out',
+            )
+
+
+def _api_does_not_take_the_metrics_port(desired: Desired) -> Iterator[Finding]:
+    if desired.api.listen and desired.api.listen == desired.metrics_listen:
+        yield Finding(
+            ("api", "listen"),
+            f"{desired.api.listen} is where [metrics] listens",
+            "use another port",
+        )
+
+
 RULES: tuple[Callable[[Desired], Iterator[Finding]], ...] = (
     _names_are_unique,
     _backend_addresses_are_unique,
@@ -178,5 +243,10 @@ RULES: tuple[Callable[[Desired], Iterator[Finding]], ...] = (
     _pools_name_known_backends,
     _vips_name_known_pools,
     _sources_are_unused,
+    _vips_use_what_they_set,
+    health_checks.check,
+    _proxies_do_not_overlap,
+    _api_over_tcp_is_secured,
+    _api_does_not_take_the_metrics_port,
     _counts_are_within_limits,
 )

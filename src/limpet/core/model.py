@@ -22,6 +22,7 @@ BACKENDS_MAX = 4_096  # ids 1..4095; id 0 means "no backend"
 VIPS_MAX = 1_024  # ids 1..1023; id 0 means "no VIP"
 POOLS_MAX = 1_024
 WEIGHT_MAX = 65_535
+PROXIES_MAX = 16_384  # prefixes of known mega-proxies
 
 SOURCE4 = IPv4Network("100.64.0.0/16")
 SOURCE6 = IPv6Network("fd00:11be:7::/96")

@@ -17,9 +17,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from limpet.core.checks import Finding, suggestion
 from limpet.core.document import Document
 from limpet.core.errors import Problem
+from limpet.core.finding import Finding, suggestion
 from limpet.core.source import Path
 from limpet.core.values import toml
 
@@ -64,15 +64,14 @@ def explain(details: ErrorDetails) -> Finding:
         case "list_type" | "model_type" | "dict_type":
             return Finding(path, f"{toml(given)} is not {_form(path)}", _how_to_write(path))
         case "greater_than_equal" | "less_than_equal":
-            low, high = _range(path)
-            mend = f"write a whole number from {low} to {high}"
-            return Finding(path, f"{given} is out of range", mend)
+            return Finding(path, f"{toml(given)} is out of range", _within(path))
         case "literal_error":
             return Finding(path, f"{toml(given)} is not known", f"write {context['expected']}")
-        case "int_type":
-            low, high = _range(path)
-            mend = f"write a whole number from {low} to {high}"
-            return Finding(path, f"{toml(given)} is not a whole number", mend)
+        case "int_type" | "float_type" | "finite_number":
+            kind = "whole number" if details["type"] == "int_type" else "number"
+            return Finding(path, f"{toml(given)} is not a {kind}", _within(path))
+        case "bool_type":
+            return Finding(path, f"{toml(given)} is neither true nor false", "write true or false")
         case other:
             raise AssertionError(f"no words for the error {other} at {path}")
 
@@ -99,7 +98,8 @@ def _how_to_write(path: Path) -> str:
         fields = model.model_fields.items()
         needed = [(key, field) for key, field in fields if field.is_required()] or fields
         keys = [f"{key} = {toml(_example(field))}" for key, field in needed]
-        header = f"[[{name}]]" if _is_list(field) else f"[{'.'.join(map(str, path))}]"
+        table = ".".join(part for part in path if isinstance(part, str))
+        header = f"[[{table}]]" if _is_list(field) else f"[{table}]"
         return f"write {header} on a line of its own, then its keys: {', '.join(keys)}"
     return f"write {name} = {toml(_example(field))} ({field.description})"
 
@@ -115,18 +115,27 @@ def _form(path: Path) -> str:
 
 
 def _is_table(path: Path) -> bool:
-    annotation = _field(path).annotation
-    inner = get_args(annotation)[0] if _is_list(_field(path)) else annotation
-    return isinstance(inner, type) and issubclass(inner, BaseModel)
+    return _table(_field(path)) is not None
 
 
 def _is_list(field: FieldInfo) -> bool:
     return getattr(field.annotation, "__origin__", None) is list
 
 
-def _range(path: Path) -> tuple[int, int]:
-    limits = {type(m).__name__: m for m in _field(path).metadata}
-    return limits["Ge"].ge, limits["Le"].le
+def _table(field: FieldInfo) -> type[BaseModel] | None:
+    """The model behind `Table`, `list[Table]` or `Table | None`."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+            return candidate
+    return None
+
+
+def _within(path: Path) -> str:
+    field = _field(path)
+    limits = {type(m).__name__: m for m in field.metadata}
+    is_whole = int in (field.annotation, *get_args(field.annotation))
+    kind = "whole number" if is_whole else "number"
+    return f"write a {kind} from {limits['Ge'].ge} to {limits['Le'].le}"
 
 
 def _field(path: Path) -> FieldInfo:
@@ -138,9 +147,7 @@ def _model(path: Path) -> type[BaseModel]:
     """The table that the path leads to."""
     model: type[BaseModel] = Document
     for key in (part for part in path if isinstance(part, str)):
-        annotation = model.model_fields[key].annotation
-        inner = get_args(annotation)[0] if get_args(annotation) else annotation
-        assert isinstance(inner, type)
-        assert issubclass(inner, BaseModel)
+        inner = _table(model.model_fields[key])
+        assert inner is not None, f"{key} is no table"
         model = inner
     return model
