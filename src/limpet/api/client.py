@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client: asks a director's daemon over its unix socket. Standard library only, so it starts fast.
+"""Client: asks a director's daemon, over its unix socket or over TLS. Standard library only, so it
+starts fast.
 
 An error that the daemon reports is raised here as the same error. A daemon that does not answer is
 `Unreachable`, which says what that means for traffic and how to start it.
+
+Over TLS: LIMPET_API has the URL, LIMPET_TOKEN the token, LIMPET_CACERT the file of the authorities
+to believe (else the system's). The daemon's certificate is always verified.
 """
 
 import http.client
 import json
+import os
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from limpet.api.interface import Json
 from limpet.api.places import find_socket, how_to_start
-from limpet.api.problem import decode
+from limpet.api.problem import Malformed, decode
 from limpet.core.errors import LimpetError, Unreachable
 
 TIMEOUT_S = 60.0
+SILENCE_S = 30.0  # of a stream of events: three heartbeats
 CHUNK = 1 << 20
 
 
 class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("limpet", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("limpet", timeout=timeout)
         self._path = path
 
     def connect(self) -> None:
@@ -34,47 +41,144 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Client:
-    """One director's API."""
+    """One director's API. A socket goes before a URL; without both, the only socket there is."""
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.path = path or find_socket()
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        url: str = "",
+        token: str = "",
+        cacert: str = "",
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        self.url = "" if path else url or os.environ.get("LIMPET_API", "")
+        self.path = None if self.url else path or find_socket()
+        self._token = token or os.environ.get("LIMPET_TOKEN", "")
+        self._timeout_s = timeout_s
+        self._cacert = cacert or os.environ.get("LIMPET_CACERT", "")
 
     def get(self, path: str, **parameters: object) -> Any:
         """The JSON at a path; parameters that are None are left out."""
-        return json.loads(self._ask("GET", path, None, parameters).read())
+        return json.loads(self._ask("GET", path, parameters).read())
 
     def post(self, path: str, body: str = "") -> Json:
-        answer: Json = json.loads(self._ask("POST", path, body.encode(), {}).read())
+        answer: Json = json.loads(self._ask("POST", path, {}, body).read())
+        return answer
+
+    def post_json(
+        self, path: str, body: Mapping[str, object], *, if_revision: int | None = None
+    ) -> Json:
+        found = self._ask("POST", path, {}, body, _if_match(if_revision))
+        answer: Json = json.loads(found.read())
+        return answer
+
+    def put(
+        self,
+        path: str,
+        body: Mapping[str, object],
+        *,
+        if_revision: int | None = None,
+        **parameters: object,
+    ) -> Json:
+        found = self._ask("PUT", path, parameters, body, _if_match(if_revision))
+        answer: Json = json.loads(found.read())
+        return answer
+
+    def delete(self, path: str, *, if_revision: int | None = None) -> Json:
+        found = self._ask("DELETE", path, {}, "", _if_match(if_revision))
+        answer: Json = json.loads(found.read())
         return answer
 
     def lines(self, path: str, **parameters: object) -> Iterator[bytes]:
         """The lines of a stream, each a JSON object, without their line feeds."""
-        response = self._ask("GET", path, None, parameters)
-        rest = b""
-        while part := response.read1(CHUNK):  # many lines at a time: http.client reads slowly
-            *whole, rest = (rest + part).split(b"\n")
-            yield from whole
+        yield from _lines(self._ask("GET", path, parameters))
+
+    def events(self, since: int | None = None, *, follow: bool = True) -> Iterator[Json]:
+        """What happens from now on, or after the event of that id (0: all that are kept), until
+        the daemon ends. Without `follow` only what has happened already.
+
+        Every event has "id", "at" and "kind". Unreachable when the daemon falls silent.
+        """
+        parameters: dict[str, object] = {"since": since, "follow": follow}
+        response = self._ask("GET", "/v1/events", parameters, timeout_s=SILENCE_S)
+        try:
+            for line in _lines(response):
+                if line.startswith(b"data: "):
+                    yield json.loads(line[6:])
+        except (OSError, http.client.HTTPException) as error:
+            raise Unreachable(f"the events have ended ({error}). {how_to_start()}") from error
 
     def _ask(
-        self, method: str, path: str, body: bytes | None, parameters: dict[str, object]
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, object],
+        body: str | Mapping[str, object] = "",
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> http.client.HTTPResponse:
-        query = urlencode({k: v for k, v in parameters.items() if v is not None})
-        connection = _Connection(self.path)
+        query = urlencode({k: _text(v) for k, v in parameters.items() if v is not None})
+        sent = dict(headers or {})
+        if self.url and self._token:
+            sent["Authorization"] = f"Bearer {self._token}"
+        if not isinstance(body, str):
+            body, sent["Content-Type"] = json.dumps(body), "application/json"
+        connection = self._connection(timeout_s or self._timeout_s)
         try:
-            connection.request(method, f"{path}?{query}" if query else path, body)
+            connection.request(method, f"{path}?{query}" if query else path, body.encode(), sent)
             response = connection.getresponse()
+        except ssl.SSLCertVerificationError as error:
+            raise Unreachable(
+                f"{self.url}: its certificate is not to be believed: {error.verify_message}. "
+                "Name the authority that signed it with --cacert or LIMPET_CACERT"
+            ) from error
         except PermissionError as error:
             raise LimpetError(
-                f"{self.path}: permission denied: who may ask the daemon may redirect traffic. "
-                "Use sudo, or join the group that the socket belongs to"
+                f"{self.path}: permission denied: the folder of the socket lets nobody in. Use sudo"
             ) from error
         except (OSError, http.client.HTTPException) as error:
+            there = self.url or self.path
             raise Unreachable(
-                f"no daemon answers at {self.path} ({error}). {how_to_start()}"
+                f"no daemon answers at {there} ({error}). {how_to_start()}"
             ) from error
         if response.status >= 400:
             raise _error(response)
         return response
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        if self.path is not None:
+            return _Connection(self.path, timeout)
+        parts = urlsplit(self.url)
+        if parts.scheme != "https" or not parts.hostname or parts.path not in ("", "/"):
+            raise Malformed(f"{self.url!r}: write the API's URL as https://director.example:8443")
+        try:
+            context = ssl.create_default_context(cafile=self._cacert or None)
+        except OSError as error:
+            raise LimpetError(f"{self._cacert}: no certificates to be read: {error}") from error
+        return http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=timeout, context=context
+        )
+
+
+def place(*parts: str) -> str:
+    """A path below /v1 whose parts may hold any character: place("backends", name, "drain")."""
+    return "/v1/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _if_match(revision: int | None) -> dict[str, str]:
+    return {} if revision is None else {"If-Match": f'"{revision}"'}
+
+
+def _text(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _lines(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    rest = b""
+    while part := response.read1(CHUNK):  # many lines at a time: http.client reads slowly
+        *whole, rest = (rest + part).split(b"\n")
+        yield from whole
 
 
 def _error(response: http.client.HTTPResponse) -> LimpetError:

@@ -48,9 +48,11 @@ class Feed:
         return event
 
     def follow(self, since: int | None) -> AsyncIterator[Json]:
-        """Events from this call on, or those after the id `since`. Never ends."""
+        """Events from this call on, or those after the id `since` (0: all kept). Never ends."""
         with self._lock:
             place = self._next if since is None else since + 1
+            if since == 0:
+                place = self._next - len(self._ring)
         return self._follow(place)
 
     async def _follow(self, place: int) -> AsyncIterator[Json]:

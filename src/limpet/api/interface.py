@@ -10,12 +10,19 @@ Changes say who asks (`by`) and may name the revision of the intents that they b
 """
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-from limpet.core.model import ApiListen, AtDeadline, DrainRule
+if TYPE_CHECKING:  # commands import this module, and shall not wait for numpy
+    from limpet.core.model import ApiListen, AtDeadline, DrainRule
 
 Json = dict[str, Any]
+
+
+def _keep() -> "AtDeadline":
+    from limpet.core.model import AtDeadline
+
+    return AtDeadline.KEEP
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +68,9 @@ class Question:
 class DrainRequest:
     """How a backend is to be drained."""
 
-    rule: DrainRule | None = None  # None: that of each pool
+    rule: "DrainRule | None" = None  # None: that of each pool
     deadline_s: float | None = None  # from now on; None: it waits for the last session
-    at_deadline: AtDeadline = AtDeadline.KEEP
+    at_deadline: "AtDeadline" = field(default_factory=_keep)
 
 
 class Director(Protocol):
@@ -135,7 +142,7 @@ class Director(Protocol):
 class Service(Protocol):
     """The API that is being served, as the daemon sees it; api/server.py yields one."""
 
-    async def update(self, listen: ApiListen) -> None:
+    async def update(self, listen: "ApiListen") -> None:
         """Serve over TCP as it says from now on; certificate and tokens are read again.
 
         Call it on every reload, before anything is changed: ConfigError if it cannot be, and

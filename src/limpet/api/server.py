@@ -1,74 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Server: serves the API on a unix socket, in the event loop of the daemon.
+"""Server: serves the API on a unix socket, and over TCP with TLS if the configuration says so.
 
-The socket is made under another name and renamed when it listens, so that a client finds either
-one that answers or, after a crash, one that refuses; never a wait. Only the owner and its group
-may connect: whoever may talk to the daemon may redirect traffic.
+The same application behind both. What of TCP cannot be (a certificate that cannot be read, a port
+that is taken) is an error of a reload, which then changes nothing; at the start it is logged, and
+the unix socket is served alone: forwarding must not wait for it.
 """
 
 import asyncio
 import contextlib
-import os
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-import uvicorn
+import structlog
+from starlette.types import ASGIApp
 
+from limpet.api import certificate, tokens
+from limpet.api.access import Access
 from limpet.api.application import application
+from limpet.api.audit import Audit
+from limpet.api.events import Streams
+from limpet.api.gate import Gate
 from limpet.api.interface import Director
-from limpet.core.errors import LimpetError
+from limpet.api.listener import Listener, tcp_socket, unix_socket
+from limpet.api.tokens import Tokens
+from limpet.core.errors import ConfigError, Problem
+from limpet.core.model import ApiListen
 
-MODE = 0o660
-BACKLOG = 128
-GRACE_S = 2  # for requests that are under way when the daemon stops
+log = structlog.get_logger()
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Signals are the daemon's."""
-        yield
+class Serving:
+    """The API while it is served; the daemon sees it as `interface.Service`."""
+
+    def __init__(self, director: Director, path: Path, state: Path | None) -> None:
+        audit = Audit(state)
+        self._access, self._streams = Access(), Streams()
+        self._access.read_groups()
+        app = application(director, audit, self._streams)
+        self._app: ASGIApp = Gate(app, self._access, audit)
+        self._tls = certificate.context()
+        self._tcp: Listener | None = None
+        self._listen = ""
+        self._unix = Listener(self._app, unix_socket(path), None)
+        self._retiring: list[asyncio.Task[None]] = []
+        self._updating = asyncio.Lock()
+
+    @property
+    def tcp_port(self) -> int | None:
+        """Where it is served over TCP."""
+        return self._tcp.address[1] if self._tcp else None
+
+    async def start(self) -> None:
+        await self._unix.start()
+
+    async def update(self, listen: ApiListen) -> None:
+        """See `interface.Service`."""
+        async with self._updating:
+            await self._update(listen)
+
+    async def _update(self, listen: ApiListen) -> None:
+        found = _tokens(listen)
+        fresh = None
+        if listen.listen and listen.listen != self._listen:
+            fresh = tcp_socket(listen.listen)
+        try:
+            if listen.listen:
+                certificate.load(self._tls, listen.certificate, listen.key)
+        except ConfigError:
+            if fresh:
+                fresh.close()
+            raise
+        self._access.tokens = found
+        self._access.read_groups()
+        if listen.listen != self._listen:
+            self._retire_tcp()
+            self._listen = listen.listen
+        if fresh:
+            self._tcp = Listener(self._app, fresh, self._tls)
+            await self._tcp.start()
+            log.info("API over TCP", listen=listen.listen, tokens=len(found))
+
+    def _retire_tcp(self) -> None:
+        """Not waited for: the request that led to it may come from there."""
+        if self._tcp:
+            self._retiring.append(asyncio.create_task(self._tcp.stop()))
+        self._tcp = None
+
+    async def stop(self) -> None:
+        """Event streams end at once, other requests have a moment."""
+        self._streams.closing.set()
+        self._retire_tcp()
+        await asyncio.gather(self._unix.stop(), *self._retiring)
 
 
 @asynccontextmanager
-async def serving(director: Director, path: Path) -> AsyncIterator[None]:
-    """Serve while the body runs."""
-    config = uvicorn.Config(
-        application(director),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = _Server(config)
-    listener = _listen(path)
-    task = asyncio.create_task(server.serve(sockets=[listener]))
+async def serving(
+    director: Director, path: Path, state: Path | None = None, listen: ApiListen | None = None
+) -> AsyncIterator[Serving]:
+    """Serve while the body runs. `state` is the folder of the audit log."""
+    service = Serving(director, path, state)
     try:
-        while not server.started:
-            if task.done():
-                await task
-                raise LimpetError(f"{path}: the API did not start")
-            await asyncio.sleep(0.005)
-        yield
+        await service.start()
+        try:
+            await service.update(listen or ApiListen())
+        except ConfigError as error:
+            log.error("no API over TCP", why=str(error))
+        yield service
     finally:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
-        server.should_exit = True
-        await task
+        await service.stop()
 
 
-def _listen(path: Path) -> socket.socket:
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        listener.bind(str(fresh))
-        fresh.chmod(MODE)
-        listener.listen(BACKLOG)
-        fresh.rename(path)
-    except OSError as error:
-        listener.close()
-        raise LimpetError(f"{path}: cannot listen there: {error.strerror}") from error
-    return listener
+def _tokens(listen: ApiListen) -> Tokens:
+    """The tokens that a configuration names. Without any, nobody could ask."""
+    if not listen.listen:
+        return Tokens()
+    found = tokens.read(Path(listen.tokens))
+    if not len(found):
+        mend = "add a line that `limpet token` prints"
+        raise ConfigError([Problem(f"api.tokens: {listen.tokens}", "it has no token", mend)])
+    return found
