@@ -32,7 +32,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "agent": {"core", "datapath"},
     # Hosts of the lab run the commands. It knows where their sockets and state lie, and asks them.
     "lab": {"core", "api.client", "api.places"},
-    "cli": {"core", "api.client", "api.interface", "api.places", "agent", "daemon", "lab"},
+    "cli": {
+        "core",
+        "api.client",
+        "api.interface",
+        "api.places",
+        "api.tokens",
+        "agent",
+        "daemon",
+        "lab",
+    },
     "__main__": {"cli"},
 }
 # Commands that run in the process of the command line import it when they run, never before:

@@ -1,63 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`limpet flows` and `limpet where`: single clients."""
+"""`limpet flows`, `sessions` and `where`: single clients. Rows are printed as they come, so that a
+million need no memory here.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from limpet.api.client import Client
 from limpet.api.interface import Json
+from limpet.cli.duration import said
 
-COLUMNS = ("client", "client_port", "vip", "vip_port", "backend", "life", "idle_s")
-ROW = (
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What is listed, and how a row of it looks."""
+
+    name: str  # also of the route and of the key of the JSON
+    columns: tuple[str, ...]
+    row: str
+
+
+FLOWS = Kind(
+    "flows",
+    ("client", "client_port", "vip", "vip_port", "backend", "life", "idle_s"),
     "{client:<39}  {client_port:<11}  {vip:<16}  {vip_port:<8}  {backend:<16}  {life:<11}  "
-    "{idle_s}\n"
+    "{idle_s}\n",
+)
+SESSIONS = Kind(
+    "sessions",
+    ("client", "ports", "vip", "backend", "life", "flows", "idle_s", "since_s"),
+    "{client:<39}  {ports:<11}  {vip:<16}  {backend:<16}  {life:<8}  {flows:>6}  {idle_s:>8}  "
+    "{since_s:>9}\n",
 )
 RUNGS = {
     "table": "its live flows are in the connection table",
+    "late": "its flow was idle for too long, and is still remembered",
+    "session": "its session is live",
+    "session_new": "a new flow follows its live session",
+    "session_existing": "a flow without an entry follows its live session",
     "home": "a new flow goes to the home of its slot",
+    "home_new": "a new session goes to the home of its slot",
+    "home_existing": "an existing flow goes to the home of its slot",
+    "round_robin": "a new session goes to the backend whose turn it is",
+    "freest": "a new session goes to the freest backend",
 }
 
 
-def flows(query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
-    """Printed as they come, so that a million need no memory here."""
+def listed(kind: Kind, query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
     if query["client"]:
         _check_address("--client", query["client"])
-    lines = Client(socket).lines("/v1/flows", **query)
+    lines = Client(socket).lines(f"/v1/{kind.name}", **query)
     total = json.loads(next(lines))["total"]
     if query["count"]:
         typer.echo(json.dumps({"total": total}) if as_json else total)
     elif as_json:
-        _print_json(total, lines)
+        _print_json(kind, total, lines)
     else:
-        _print_rows(total, lines)
+        _print_rows(kind, total, lines)
 
 
-def _print_json(total: int, lines: Iterator[bytes]) -> None:
+def _print_json(kind: Kind, total: int, lines: Iterator[bytes]) -> None:
     write = typer.get_text_stream("stdout").write
-    write(f'{{"total": {total}, "flows": [')
+    write(f'{{"total": {total}, "{kind.name}": [')
     for place, flow in enumerate(lines):
         write((",\n" if place else "\n") + flow.decode())
     write("\n]}\n")
 
 
-def _print_rows(total: int, lines: Iterator[bytes]) -> None:
+def _print_rows(kind: Kind, total: int, lines: Iterator[bytes]) -> None:
     write = typer.get_text_stream("stdout").write
-    write(_row(dict(zip(COLUMNS, COLUMNS, strict=True))))
+    write(kind.row.format_map(dict(zip(kind.columns, kind.columns, strict=True))))
     shown = 0
-    for flow in lines:
-        write(_row(json.loads(flow)))
+    for line in lines:
+        write(kind.row.format_map(json.loads(line)))
         shown += 1
     if shown < total:
-        typer.echo(f"{shown} of {total} flows; --limit 0 shows all", err=True)
-
-
-def _row(flow: Mapping[str, Any]) -> str:
-    return ROW.format_map(flow)
+        typer.echo(f"{shown} of {total} {kind.name}; --limit 0 shows all", err=True)
 
 
 def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
@@ -66,17 +89,36 @@ def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return
+    for line in _where(answer):
+        typer.echo(line)
+
+
+def _where(answer: Json) -> Iterator[str]:
+    who = f"{answer['client']} -> {answer['vip']}"
     if answer["backend"]:
-        typer.echo(f"{answer['client']} -> {answer['vip']}: {_backend(answer)}")
-        typer.echo(f"  rung {answer['rung']}: {RUNGS[answer['rung']]}")
+        yield f"{who}: {_backend(answer)}"
+        rung = answer["rung"]
+        yield f"  rung {rung}: {RUNGS.get(rung, 'see docs/operate/metrics.md')}"
     else:
-        typer.echo(f"{answer['client']} -> {answer['vip']}: {_undecided(answer)}")
+        yield f"{who}: {_undecided(answer)}"
     if answer["slot"] is not None:
-        typer.echo(f"  slot {answer['slot']}, home {answer['home'] or 'nobody'}")
+        yield f"  slot {answer['slot']}, home {answer['home'] or 'nobody'}"
+    for session in _sessions(answer):
+        yield f"  {session}"
     for flow in answer["flows"]:
-        typer.echo(
+        yield (
             f"  port {flow['client_port']} -> {flow['vip_port']}: {flow['backend']}, "
             f"{flow['life']}, idle {flow['idle_s']} s"
+        )
+
+
+def _sessions(answer: Json) -> Iterator[str]:
+    """The sessions that the client has there; those of a mega-proxy are of ranges of its ports."""
+    for row in answer["sessions"]:
+        ports = f" ports {row['ports']}" if row["ports"] else ""
+        yield (
+            f"session of {row['client']}{ports}: {row['backend']}, {row['life']}, "
+            f"{row['flows']} flows, idle {row['idle_s']} s, since {said(row['since_s'])}"
         )
 
 

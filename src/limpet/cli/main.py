@@ -14,9 +14,11 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+from limpet.cli import views
+from limpet.cli.options import AsJson, Revision, Socket
 from limpet.core.errors import LimpetError
 
-SUB_APPS = {"agent": "limpet.cli.agent", "lab": "limpet.cli.lab"}  # modules with an `app`
+SUB_APPS = {name: f"limpet.cli.{name}" for name in ("agent", "backend", "lab", "token")}
 
 
 class Commands(TyperGroup):
@@ -38,16 +40,12 @@ app = typer.Typer(
     cls=Commands,
     help="A Layer-4 anycast load balancer that never loses a session.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(views.app)
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file.")]
-Socket = Annotated[
-    Path | None,
-    typer.Option("--socket", envvar="LIMPET_SOCKET", help="Socket of the daemon.", metavar="PATH"),
-]
 StateFolder = Annotated[
     Path | None,
     typer.Option(
@@ -57,8 +55,6 @@ StateFolder = Annotated[
         metavar="DIR",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Port = Annotated[int | None, typer.Option(min=0, max=65_535)]
 
 
 @app.command()
@@ -109,69 +105,18 @@ def down(
 
 
 @app.command()
-def show(
-    what: Annotated[
-        str, typer.Argument(metavar="[vips|pools|backends|counters]", help="Only this.")
-    ] = "",
+def rollback(
+    revision: Annotated[
+        int, typer.Argument(metavar="REVISION", min=0, help="Of `limpet history`; 0: no intents.")
+    ],
+    if_revision: Revision = None,
     socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show VIPs, pools, backends, flows, rates and counters."""
-    from limpet.cli import show
+    """Set all intents, drains and weights, as they were at a revision."""
+    from limpet.cli import intents
 
-    show.show(what, socket, as_json=as_json)
-
-
-@app.command()
-def where(
-    client: Annotated[str, typer.Argument(metavar="CLIENT", help="Address of the client.")],
-    vip: Annotated[str, typer.Argument(metavar="VIP", help="Name or address of the VIP.")],
-    port: Port = None,
-    client_port: Port = None,
-    protocol: Annotated[str | None, typer.Option(help="tcp or udp.")] = None,
-    socket: Socket = None,
-    as_json: AsJson = False,
-) -> None:
-    """To which backend a client's packets go, and why."""
-    from limpet.cli import flows
-
-    question = {
-        "client": client,
-        "vip": vip,
-        "vip_port": port,
-        "client_port": client_port,
-        "protocol": protocol,
-    }
-    flows.where(question, socket, as_json=as_json)
-
-
-@app.command("flows")
-def flows_(
-    vip: Annotated[str, typer.Option(help="Only of this VIP, by name or address.")] = "",
-    backend: Annotated[str, typer.Option(help="Only to this backend, by name or address.")] = "",
-    client: Annotated[str, typer.Option(help="Only of this client address.")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.")] = 100,
-    count: Annotated[bool, typer.Option("--count", help="Only how many there are.")] = False,
-    socket: Socket = None,
-    as_json: AsJson = False,
-) -> None:
-    """List live flows of the connection table."""
-    from limpet.cli import flows
-
-    query = {"vip": vip, "backend": backend, "client": client, "limit": limit, "count": count}
-    flows.flows(query, socket, as_json=as_json)
-
-
-@app.command()
-def top(
-    once: Annotated[bool, typer.Option("--once", help="Print one screen and end.")] = False,
-    socket: Socket = None,
-    as_json: AsJson = False,
-) -> None:
-    """Watch VIPs, backends and counters, once a second."""
-    from limpet.cli import top
-
-    top.top(socket, once=once, as_json=as_json)
+    intents.rollback(revision, socket, if_revision, as_json=as_json)
 
 
 @app.command()

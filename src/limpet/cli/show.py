@@ -2,7 +2,7 @@
 """`limpet show`: the director as tables."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,13 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
 
 
-def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Any:
+def plain_table(title: str = "") -> Any:
+    """A table without columns yet, with a line under its headings."""
     from rich import box
     from rich.table import Table
 
-    table = Table(
-        title=f"\n{title}",
+    return Table(
+        title=f"\n{title}" if title else None,
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -73,6 +74,10 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> An
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
+
+
+def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> Any:
+    table = plain_table(title)
     for column in left:
         table.add_column(column, no_wrap=True)
     for column in right:
@@ -83,7 +88,7 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> An
 def _status(status: Json) -> Any:
     from rich.text import Text
 
-    flows, reconcile = status["flows"], status["reconcile"]
+    reconcile = status["reconcile"]
     where = f"{status['director']}" + (f" in {status['pop']}" if status["pop"] else "")
     text = Text()
     text.append(f"director {where}", style="bold")
@@ -93,9 +98,10 @@ def _status(status: Json) -> Any:
         is_good = attachment["mode"] and attachment["state"] == "up"
         line = f"  {attachment['interface']}: {mode}, {attachment['state']}\n"
         text.append(line, style="" if is_good else STYLES["alarm"])
-    text.append(
-        f"  {flows['live']} flows in {flows['entries']} entries ({flows['used_percent']} %)\n"
-    )
+    for kind in ("sessions", "flows"):
+        table = status[kind]
+        used = f"in {table['entries']} entries ({table['used_percent']} %)"
+        text.append(f"  {table['live']} {kind} {used}\n")
     if reconcile["error"]:
         text.append(f"  reconcile failed: {reconcile['error']}\n", style=STYLES["alarm"])
     if status["file_error"]:
@@ -111,11 +117,12 @@ def _vips(rows: list[Json]) -> Any:
     table = _table(
         "VIPs",
         ("name", "serves", "pool", "affinity"),
-        ("flows", "pkt/s", "bit/s", "dropped"),
+        ("sessions", "flows", "pkt/s", "bit/s", "dropped"),
     )
     for vip in rows:
         cells = [vip["name"], _service(vip), vip["pool"], vip["affinity"]]
-        table.add_row(*cells, str(vip["flows"]), *_rates(vip), number(vip["dropped"]))
+        cells += [str(vip["sessions"]), str(vip["flows"])]
+        table.add_row(*cells, *_rates(vip), number(vip["dropped"]))
     return table
 
 
@@ -140,28 +147,42 @@ def _pools(rows: list[Json]) -> Any:
 
 
 def _backends(rows: list[Json]) -> Any:
+    """The table, and below it in words what is not as it should be."""
+    from rich.console import Group
+    from rich.text import Text
+
     table = _table(
         "backends",
-        ("name", "address", "next hop"),
-        ("weight", "slots", "share", "flows", "pkt/s", "bit/s"),
+        ("name", "address", "intent", "health"),
+        ("weight", "share", "sessions", "flows", "pkt/s", "bit/s"),
     )
+    notes = []
     for backend in rows:
         pools = backend["pools"]
-        cells = [backend["name"], backend["address"], _hop(backend)]
-        cells += ["\n".join(str(pool[key]) for pool in pools) for key in ("weight", "slots")]
+        cells = [backend[key] for key in ("name", "address", "intent", "health")]
+        cells.append("\n".join(weight(pool) for pool in pools))
         cells.append("\n".join(f"{pool['share_percent']:.2f} %" for pool in pools))
-        is_good = backend["state"] == "active" and backend["next_hop"]["state"] == "resolved"
-        style = "" if is_good else STYLES["watch"]
-        table.add_row(*cells, str(backend["flows"]), *_rates(backend), style=style)
-    return table
+        cells += [str(backend["sessions"]), str(backend["flows"])]
+        found = list(_notes(backend))
+        table.add_row(*cells, *_rates(backend), style=STYLES["watch"] if found else "")
+        notes += found
+    return Group(table, *(Text(f"  {note}", style=STYLES["watch"]) for note in notes))
 
 
-def _hop(backend: Json) -> str:
-    hop = backend["next_hop"]
-    text = str(hop["state"])
-    if hop["state"] == "resolved":
-        text = hop["interface"] + (f" by {hop['gateway']}" if hop["gateway"] else "")
-    return text if backend["state"] == "active" else f"{text}, {backend['state']}"
+def weight(pool: Json) -> str:
+    """As in "2", or "0 of 2" while it counts less."""
+    full, effective = pool["weight"], pool["effective_weight"]
+    return str(full) if full == effective else f"{effective} of {full}"
+
+
+def _notes(backend: Json) -> Iterator[str]:
+    name, hop = backend["name"], backend["next_hop"]["state"]
+    if backend["why_no_new_sessions"]:
+        yield f"{name} gets no new sessions: {'; '.join(backend['why_no_new_sessions'])}"
+    if backend["state"] != "active":
+        yield f"{name} is {backend['state']}: its live flows stay until they end"
+    if hop != "resolved":
+        yield f"{name}: next hop {hop}"
 
 
 def counters(found: Json) -> Any:

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Progress: waits until a drain is over, and shows how far it is.
+
+A bar on a terminal, else a line whenever something has changed, at most one in PLAIN_S; with
+--json an object a line, the last of which has "outcome". The daemon may be restarted meanwhile:
+its drains last, so the waiting does, too. Ctrl-C ends the waiting only.
+"""
+
+import http.client
+import json
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+from limpet.api.client import Client
+from limpet.cli import duration
+from limpet.cli.drain import find
+from limpet.core.errors import Unreachable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from limpet.api.interface import Json
+
+PERIOD_S = 0.5
+PLAIN_S = 5.0
+STATUSES = {"drained": 0, "taken-back": 8, "kept": 9}
+GONE = (Unreachable, OSError, http.client.HTTPException, json.JSONDecodeError)
+SILENT = "the daemon does not answer; the drain stays in force, and this waits for it"
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def show(self, row: "Json") -> None: ...
+
+    def silent(self) -> None:
+        """The daemon does not answer."""
+        ...
+
+    def end(self, outcome: str, row: "Json | None", text: str) -> None: ...
+
+
+def wait(client: Client, backend: str, *, as_json: bool) -> None:
+    """Returns when drained; else exits with the status of the outcome."""
+    display: Display = Lines(as_json=as_json)
+    if sys.stdout.isatty() and not as_json:
+        display = Bar(backend)
+    try:
+        last = None
+        for row in _rows(client, backend, display):
+            outcome = _outcome(row)
+            last = row or last
+            if outcome:
+                display.end(outcome, last, _words(outcome, backend, last))
+                if STATUSES[outcome]:
+                    raise typer.Exit(STATUSES[outcome])
+                return
+            assert row is not None
+            display.show(row)
+    except KeyboardInterrupt:
+        if isinstance(display, Bar):
+            display.stop()
+        typer.echo(
+            f"\n{backend} still drains; only the waiting has ended. To wait again: limpet backend "
+            f"drain {backend} --wait; to take it back: limpet backend undrain {backend}",
+            err=True,
+        )
+        raise
+
+
+def _rows(client: Client, backend: str, display: Display) -> Iterator["Json | None"]:
+    """The drain, every PERIOD_S; None if there is none. Never ends."""
+    while True:
+        try:
+            row = find(client, backend)
+        except GONE:
+            display.silent()
+        else:
+            yield row
+        time.sleep(PERIOD_S)
+
+
+def left(row: "Json") -> int:
+    """What has to go before it is drained: with rule `flows`, sessions may stay."""
+    return int(row["flows"] if row["rule"] == "flows" else max(row["sessions"], row["flows"]))
+
+
+def _outcome(row: "Json | None") -> str:
+    """Empty while it goes on."""
+    if row is None:
+        return "taken-back"
+    if row["state"] != "drained":
+        return ""
+    is_late = row["deadline"] is not None and duration.unix(row["deadline"]) <= time.time()
+    return "kept" if is_late and row["at_deadline"] == "keep" and left(row) else "drained"
+
+
+def _words(outcome: str, backend: str, row: "Json | None") -> str:
+    if outcome == "taken-back":
+        return f"the drain of {backend} was taken back"
+    assert row is not None
+    if outcome == "kept":
+        return (
+            f"the deadline has passed: {row['sessions']} sessions and {row['flows']} flows are "
+            f"still at {backend}, and are kept; `limpet sessions --backend {backend}` lists them"
+        )
+    return f"{backend} is drained: no session is left, it may be switched off"
+
+
+def _line(row: "Json") -> str:
+    parts = [f"{row['sessions']} sessions, {row['flows']} flows left"]
+    if row["leaving_per_s"]:
+        parts.append(f"{row['leaving_per_s']:.1f} leave per s")
+    if row["estimated_end_s"] is not None:
+        parts.append(f"about {duration.said(row['estimated_end_s'])} to go")
+    if row["oldest_s"] is not None:
+        parts.append(f"oldest {duration.said(row['oldest_s'])}")
+    if row["deadline"] is not None:
+        parts.append(f"{row['at_deadline']} at {duration.moment(row['deadline'])}")
+    if row["state"] == "resetting":
+        parts.append("being reset")
+    return "; ".join(parts)
+
+
+class Lines:
+    """For logs and programs."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._last = ""
+        self._printed = float("-inf")
+        self._is_silent = False
+
+    def show(self, row: "Json") -> None:
+        self._is_silent = False
+        text = json.dumps(row) if self._as_json else f"{row['backend']}: {_line(row)}"
+        now = time.monotonic()
+        if text != self._last and now - self._printed >= (0 if self._as_json else PLAIN_S):
+            typer.echo(text)
+            self._last, self._printed = text, now
+
+    def silent(self) -> None:
+        if not self._is_silent:
+            typer.echo(SILENT, err=True)
+        self._is_silent = True
+
+    def end(self, outcome: str, row: "Json | None", text: str) -> None:
+        typer.echo(json.dumps({**(row or {}), "outcome": outcome}) if self._as_json else text)
+
+
+class Bar:
+    """For people: how much of what was there at the start has gone."""
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def _bar(self) -> tuple["Progress", "TaskID"]:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+        if self._progress is None or self._task is None:
+            text: Any = TextColumn("{task.fields[text]}", markup=False)
+            name: Any = TextColumn("{task.description}", markup=False)
+            self._progress = Progress(name, BarColumn(20), TaskProgressColumn(), text)
+            self._task = self._progress.add_task(f"draining {self._backend}", total=None, text="")
+            self._progress.start()
+        return self._progress, self._task
+
+    def show(self, row: "Json") -> None:
+        bar, task = self._bar()
+        now = left(row)
+        total = max(row["sessions_at_start"], now, 1)
+        bar.update(task, total=total, completed=total - now, text=_line(row), refresh=True)
+
+    def silent(self) -> None:
+        bar, task = self._bar()
+        bar.update(task, text=SILENT, refresh=True)
+
+    def stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+    def end(self, outcome: str, row: "Json | None", text: str) -> None:
+        if outcome == "drained" and self._progress is not None:
+            bar, task = self._bar()
+            bar.update(task, total=1, completed=1, text="", refresh=True)
+        self.stop()
+        typer.echo(text)
