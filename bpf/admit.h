@@ -48,8 +48,7 @@ static __always_inline __u32 seat_best(const struct session_bucket *bucket, __u3
 }
 
 /* Write a new session over an entry. 0 if another CPU was faster. */
-static __always_inline int session_write(struct session *s, const struct session_key *k, __u32 backend,
-					 __u32 is_split, __u32 tick)
+static __always_inline int session_write(struct session *s, const struct session_key *k, __u32 backend, __u32 tick)
 {
 	__u64 old = READ_ONCE(s->word), fresh;
 	const int is_same =
@@ -69,7 +68,6 @@ static __always_inline int session_write(struct session *s, const struct session
 	s->client[1] = k->client[1];
 	s->seen = tick;
 	fresh = k->match | backend | SESSION_PLACE(SESSION_OPENING - SESSION_BUSY) |
-		(__u64)is_split << SESSION_SPLIT_SHIFT |
 		(__u64)(tick >> SESSION_SINCE_UNIT) << SESSION_SINCE_SHIFT;
 	/* Not a store: a mark that was set meanwhile must stay. */
 	__sync_fetch_and_add(&s->word, fresh);
@@ -104,7 +102,7 @@ static __always_inline struct session *session_seat(const struct session_key *k,
 }
 
 /* A session of this key begins. What a flow's entry says of it (enum flow_session), FLOW_ALONE if it has no entry. */
-__noinline int session_begin(const struct session_key *k, __u32 backend, __u32 is_split)
+__noinline int session_begin(const struct session_key *k, __u32 backend)
 {
 	const struct idle_limits *limits = idle_limits_get();
 	__u32 tick = tick_now(), place = 0, zero = 0;
@@ -126,7 +124,7 @@ __noinline int session_begin(const struct session_key *k, __u32 backend, __u32 i
 		counts->events[EVENT_SESSION_FULL]++;
 		return FLOW_ALONE;
 	}
-	if (!session_write(s, k, backend, is_split, tick)) {
+	if (!session_write(s, k, backend, tick)) {
 		counts->events[EVENT_RACE_LOST]++;
 		return FLOW_ALONE;
 	}

@@ -30,40 +30,38 @@ static __always_inline enum verdict frame_holds(struct xdp_md *ctx, const struct
 	return VERDICT_DROP_MALFORMED;
 }
 
-static __always_inline struct vip *vip_at(__u32 id)
-{
-	return id ? bpf_map_lookup_elem(&vips, &id) : 0;
-}
-
 /* From "for a VIP" to a backend. */
 static __always_inline enum verdict choose(struct xdp_md *ctx, const struct control *live,
 					   const struct vip_address *address, const struct packet *p,
-					   struct choice *choice, struct backend **backend,
-					   struct counters *counters)
+					   struct work *w, struct backend **backend)
 {
 	enum verdict verdict;
-	struct flow flow;
 
 	if (unlikely(p->kind == KIND_LATER_FRAGMENT)) {
-		choice->vip = vip_find_fragment(live, address, p);
-		return select_fragment(address->id, vip_at(choice->vip), p, choice, backend);
+		w->choice.vip = vip_find_fragment(live, address, p);
+		verdict = select_fragment(w, p, address->id);
+		*backend = backend_at(w->choice.id);
+		return verdict ?: *backend ? VERDICT_CONTINUE : VERDICT_DROP_UNKNOWN_BACKEND;
 	}
-	flow_name(&flow, p);
-	flow_fetch(&flow);
-	choice->vip = vip_find(live, address, p);
-	if (unlikely(!choice->vip))
+	flow_name(&w->flow, p);
+	flow_fetch(&w->flow);
+	w->choice.vip = vip_find(live, address, p);
+	if (unlikely(!w->choice.vip))
 		return p->kind == KIND_ICMP_ERROR ? VERDICT_DROP_ICMP_QUOTE : VERDICT_NO_SERVICE;
-	flow_name_vip(&flow, choice->vip);
-	verdict = select_flow(&flow, p, choice, backend);
+	flow_name_vip(&w->flow, w->choice.vip);
+	verdict = select_flow(w, p, backend);
 	if (unlikely(verdict == VERDICT_RESET))
-		return reset_report(ctx, &flow, p, choice->id);
-	if (unlikely(p->is_fragment) && !verdict)
-		fragment_remember(p, address->id, choice->id, counters);
+		return reset_report(ctx, &w->flow, p, w->choice.id);
+	if (unlikely(p->is_fragment) && !verdict) {
+		w->ended.word = 0;
+		fragment_remember(w, p, address->id);
+		if (w->ended.word)
+			flow_end(w->ended.word, w->ended.id, w->ended.place);
+	}
 	return verdict;
 }
 
-static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p, struct choice *choice,
-					    struct counters *counters)
+static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p, struct work *w)
 {
 	struct cursor c = cursor_open(ctx);
 	const struct vip_address *address;
@@ -84,10 +82,10 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 		return verdict;
 	if (unlikely(p->kind == KIND_ECHO_REQUEST))
 		return answer_echo(ctx, p);
-	verdict = choose(ctx, &live, address, p, choice, &backend, counters);
+	verdict = choose(ctx, &live, address, p, w, &backend);
 	if (verdict)
 		return verdict;
-	verdict = encapsulate(ctx, p, choice, backend);
+	verdict = encapsulate(ctx, p, &w->choice, backend);
 	if (unlikely(verdict == VERDICT_TOO_BIG))
 		return answer_too_big(ctx, p, backend);
 	if (unlikely(verdict == VERDICT_HOP_LIMIT))
@@ -98,28 +96,27 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 SEC("xdp.frags")
 int director(struct xdp_md *ctx)
 {
-	__u32 zero = 0;
+	__u32 zero = 0, verdict, rung;
 	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
-	struct choice choice = {};
+	struct work *w = bpf_map_lookup_elem(&works, &zero);
 	struct packet packet = {};
-	__u32 verdict, rung;
 
-	if (!counts)
+	if (!counts || !w)
 		return XDP_PASS;
-	verdict = forward(ctx, &packet, &choice, counts);
+	w->choice = (struct choice){};
+	verdict = forward(ctx, &packet, w);
 	opaque(verdict);
 	if (verdict < VERDICT_MAX)
 		counts->verdicts[verdict]++;
-	if (choice.vip)
-		verdict_count_vip(verdict, &packet, &choice);
+	if (w->choice.vip)
+		verdict_count_vip(verdict, &packet, &w->choice);
 	if (verdict_is_forwarded(verdict)) {
-		rung = choice.rung;
-		opaque(rung);
+		rung = w->choice.rung;
 		if (rung < RUNG_MAX)
 			counts->rungs[rung]++;
-		verdict_count_backend(&packet, &choice);
+		verdict_count_backend(&packet, &w->choice);
 	}
-	return verdict_act(ctx, verdict, &choice);
+	return verdict_act(ctx, verdict, &w->choice);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -430,20 +430,25 @@ __noinline int flow_end(__u64 word, __u64 id, __u32 place)
 	return session_tell(&m);
 }
 
+/* A flow whose entry made room, and whose session has to hear of it: all zero if there is none. */
+struct ended {
+	__u64 word;
+	__u64 id;
+	__u32 place;
+	__u32 reserved;
+};
+
 /* Find room for a flow and write it there; 0 if there is none. */
-__noinline int flow_create(const struct flow *f, const struct packet *p, const struct flow_state *state)
+static __always_inline int flow_create(const struct flow *f, const struct packet *p,
+				       const struct flow_state *state, const struct idle_limits *limits,
+				       struct counters *counts, struct ended *ended)
 {
-	const struct idle_limits *limits = idle_limits_get();
 	struct flow_entry *entry;
-	struct counters *counts;
-	__u32 way, zero = 0;
 	__u64 old, old_id;
 	struct room room;
+	__u32 way;
 
-	if (!f || !p || !state || !limits)
-		return 0;
-	counts = bpf_map_lookup_elem(&counters, &zero);
-	if (!counts || !flow_room(&room, f, limits))
+	if (!flow_room(&room, f, limits))
 		return 0;
 	if (victim_rank_of(&room.victim) >= VICTIM_NONE) {
 		counts->events[EVENT_REFUSED_FULL]++;
@@ -463,8 +468,9 @@ __noinline int flow_create(const struct flow *f, const struct packet *p, const s
 		return 0;
 	}
 	WRITE_ONCE(entry->id, f->id);
-	if (FLOW_GET(old, SESSION))
-		flow_end(old, old_id, room.place * LIMIT_FLOW_WAYS + way);
+	ended->word = FLOW_GET(old, SESSION) ? old : 0;
+	ended->id = old_id;
+	ended->place = room.place * LIMIT_FLOW_WAYS + way;
 	flow_count_victim(counts, victim_rank_of(&room.victim));
 	if (p->family == 6)
 		flow_note_client(room.place * LIMIT_FLOW_WAYS + way, p);

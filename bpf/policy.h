@@ -38,33 +38,49 @@ static __always_inline __u32 standing_of(__u32 pool_id, __u32 backend)
 	return table ? table->standing[backend & (LIMIT_BACKENDS - 1)] : 0;
 }
 
+/* A look at some members of a pool, one after the other. */
+struct look {
+	const struct member_table *table;
+	const struct loads *loads;
+	__u64 least; /* what the best so far would weigh with one session more */
+	__u32 best;
+	__u32 at;
+};
+
+static long look_at(__u32 i, struct look *look)
+{
+	const struct member *member;
+	__u64 weighs;
+	__u32 backend;
+
+	(void)i;
+	if (!look->table || !look->loads)
+		return 1;
+	member = &look->table->members[look->at & (LIMIT_BACKENDS - 1)];
+	backend = member->backend & (LIMIT_BACKENDS - 1);
+	weighs = (READ_ONCE(look->loads->sessions[backend]) + 1ULL) * member->inverse;
+	if (weighs < look->least) {
+		look->least = weighs;
+		look->best = backend;
+	}
+	look->at = look->at + 1 < look->table->count ? look->at + 1 : 0;
+	return 0;
+}
+
 /* Of all members, or as many as are looked at, the one with the fewest sessions per weight. Who is looked at, and
  * who wins among equals, moves on with every turn. */
 static __always_inline __u32 freest(const struct member_table *table, __u32 turn)
 {
-	const __u32 count = table->count & (2 * LIMIT_BACKENDS - 1);
-	const __u32 wanted = count < LIMIT_CANDIDATES ? count : LIMIT_CANDIDATES;
-	__u32 zero = 0, best = 0, at;
-	__u64 least = ~0ULL;
-	struct loads *all = bpf_map_lookup_elem(&loads, &zero);
+	const __u32 count = table->count;
+	struct look look = {.table = table, .least = ~0ULL};
+	__u32 zero = 0;
 
-	if (!all || !count)
+	if (!count)
 		return 0;
-	at = turn % count;
-	for (__u32 i = 0; i < LIMIT_CANDIDATES; i++) {
-		const struct member *member = &table->members[at & (LIMIT_BACKENDS - 1)];
-		__u32 backend = member->backend & (LIMIT_BACKENDS - 1);
-		__u64 weighs = (READ_ONCE(all->sessions[backend]) + 1ULL) * member->inverse;
-
-		if (i >= wanted)
-			break;
-		if (weighs < least) {
-			least = weighs;
-			best = backend;
-		}
-		at = at + 1 < count ? at + 1 : 0;
-	}
-	return best;
+	look.loads = bpf_map_lookup_elem(&loads, &zero);
+	look.at = turn % count;
+	bpf_loop(count < LIMIT_CANDIDATES ? count : LIMIT_CANDIDATES, look_at, &look, 0);
+	return look.best;
 }
 
 /* CHOSEN; the backend is 0 if none is eligible. `returning`: the client had a session that expired. */

@@ -20,12 +20,11 @@ enum seat_state {
 
 /* What the session table says about a flow. */
 struct seat {
-	__u32 state;    /* enum seat_state */
-	__u32 backend;  /* of the session, also of one that has expired */
-	__u32 session;  /* bits of enum flow_session, if live */
-	__u32 range;    /* of the session's key */
-	__u32 split;    /* FLOW_SESSION_RANGE if it is of a mega-proxy's range */
-	__u32 is_split; /* a session that begins is that of a known mega-proxy */
+	__u32 state;   /* enum seat_state */
+	__u32 backend; /* of the session, also of one that has expired */
+	__u32 session; /* bits of enum flow_session, if live */
+	__u32 range;   /* of the session's key */
+	__u32 split;   /* FLOW_SESSION_RANGE if it is of a mega-proxy's range */
 };
 
 static __always_inline int proxy_is_listed(const struct packet *p)
