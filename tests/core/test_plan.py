@@ -261,6 +261,7 @@ def test_summary_says_what_changes_in_names_and_slots() -> None:
     assert found.moves[0].moves == (Move("b2", "b3", 32_768),)
     assert str(found) == (
         "+ VIP v3\n- VIP v2\n~ pool web\n+ backend b3\n- backend b2\n"
+        "  pool web: weight of b2 1 -> 0, b3 0 -> 1\n"
         "  pool web: 32768 of 65536 slots move (50.00 %)\n    32768  b2 -> b3"
     )
 

@@ -2,22 +2,26 @@
 """Summary: what a change would do, in names and numbers, before it is done.
 
 Compares two images with the registries that name their ids, and says which VIPs, pools and
-backends come, go or change, and how many slots of each pool move from whom to whom. `limpet plan`
-prints it. A slot that moves changes where *new* sessions of its clients go; live flows stay.
+backends come, go or change, in which way, and how many slots of each pool move from whom to whom.
+`limpet plan` prints it. A slot that moves changes where *new* sessions of its clients go; live
+flows stay. Weights are compared by what they mean: 2 and 1 are the same as 2000 and 1000.
 
 Not here: how many live sessions that touches.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from math import gcd
+from typing import Any, TypeVar
 
 import numpy as np
 
-from limpet.core.model import SLOTS, BackendId, BackendRow, Image, PoolId, PoolRow, VipRow
+from limpet.core.model import SLOTS, BackendId, BackendRow, Image, PoolId, PoolRow, VipId, VipRow
 from limpet.core.registry import Registry
 
-_Id = TypeVar("_Id", BackendId, PoolId)
+_Id = TypeVar("_Id", BackendId, PoolId, VipId)
+Facts = Mapping[str, Any]  # what can change about one thing, by the word for it
+NAMES_SHOWN = 8  # backends whose weight changes, in one line
 NOBODY = "nobody"  # the owner of a slot without a home
 
 
@@ -56,6 +60,8 @@ class Summary:
     pools: Names
     backends: Names
     moves: tuple[PoolMoves, ...]
+    details: tuple[str, ...] = ()  # what is different about those that change
+    proxies: tuple[int, int] = (0, 0)  # known mega-proxies that come, and that go
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
@@ -68,6 +74,9 @@ class Summary:
             lines += [f"+ {kind} {name}" for name in names.added]
             lines += [f"- {kind} {name}" for name in names.removed]
             lines += [f"~ {kind} {name}" for name in names.changed]
+        lines += [f"  {detail}" for detail in self.details]
+        if any(self.proxies):
+            lines.append("~ known mega-proxies: {} more, {} fewer".format(*self.proxies))
         for pool in self.moves:
             percent = 100 * pool.moved / SLOTS
             lines.append(
@@ -79,11 +88,21 @@ class Summary:
 
 def summary(before: Image, after: Image, old: Registry, new: Registry) -> Summary:
     """What changes from `before`, planned with `old`, to `after`, planned with `new`."""
+    vips = _vips(before, old), _vips(after, new)
+    pools = _pools(before, old), _pools(after, new)
+    backends = _backends(before, old), _backends(after, new)
+    gone, come = set(before.proxies), set(after.proxies)
     return Summary(
-        vips=_names(_vips(before, old), _vips(after, new)),
-        pools=_names(_pools(before, old), _pools(after, new)),
-        backends=_names(_backends(before, old), _backends(after, new)),
+        vips=_names(*vips),
+        pools=_names(*pools),
+        backends=_names(*backends),
         moves=_moves(before, after, old, new),
+        details=(
+            *_details("VIP", *vips),
+            *_details("pool", *pools),
+            *_details("backend", *backends),
+        ),
+        proxies=(len(come - gone), len(gone - come)),
     )
 
 
@@ -95,32 +114,65 @@ def _names(before: Mapping[str, object], after: Mapping[str, object]) -> Names:
     )
 
 
-def _vips(image: Image, registry: Registry) -> dict[str, object]:
+def _details(kind: str, before: Mapping[str, Facts], after: Mapping[str, Facts]) -> Iterator[str]:
+    """What is different about each that was there and changes: "VIP web: prefix 64 -> 56"."""
+    for name in sorted(before.keys() & after.keys()):
+        was, will = before[name], after[name]
+        for key in (key for key in will if will[key] != was[key]):
+            if key == "weights":
+                yield from _weights(name, was[key], will[key])
+            else:
+                yield f"{kind} {name}: {key} {was[key]} -> {will[key]}"
+
+
+def _weights(pool: str, was: Mapping[str, int], will: Mapping[str, int]) -> Iterator[str]:
+    names = [n for n in sorted(was.keys() | will.keys()) if was.get(n, 0) != will.get(n, 0)]
+    more = f", and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    each = ", ".join(f"{n} {was.get(n, 0)} -> {will.get(n, 0)}" for n in names[:NAMES_SHOWN])
+    yield f"pool {pool}: weight of {each}{more}"
+
+
+def _vips(image: Image, registry: Registry) -> dict[str, Facts]:
     names, pools = registry.vip_names(), registry.pool_names()
-
-    def service(row: VipRow) -> tuple[object, ...]:
-        return (row.address, row.protocol, row.port, row.affinity, pools.get(row.pool, row.pool))
-
-    return {names.get(row.id, f"#{row.id}"): service(row) for row in image.vips}
+    return {_name(names, row.id): _vip(row, pools) for row in image.vips}
 
 
-def _pools(image: Image, registry: Registry) -> dict[str, object]:
-    """Pools by name, with the slots of each backend by name: what shares changed."""
+def _vip(row: VipRow, pools: Mapping[PoolId, str]) -> Facts:
+    timeouts = {key.replace("_", " "): value for key, value in asdict(row.timeouts).items()}
+    return {
+        "address": row.address,
+        "protocol": row.protocol,
+        "port": row.port or "all",
+        "pool": _name(pools, row.pool),
+        "affinity": row.affinity,
+        "prefix": row.prefix,
+        "port ranges": row.port_ranges,
+        "split from flows": row.split_flows,
+        "split ranges": row.split_ranges,
+        "looks at known mega-proxies": row.looks_at_list,
+        **timeouts,
+    }
+
+
+def _pools(image: Image, registry: Registry) -> dict[str, Facts]:
+    """Pools by name, with their backends by name."""
     pools, backends = registry.pool_names(), registry.backend_names()
-    return {_name(pools, row.id): _shares(row, backends) for row in image.pools}
+    return {_name(pools, row.id): _pool(row, backends) for row in image.pools}
 
 
-def _shares(row: PoolRow, names: Mapping[BackendId, str]) -> dict[str, int]:
-    counts = np.bincount(row.slots)
-    return {_name(names, BackendId(int(i))): int(counts[i]) for i in np.flatnonzero(counts)}
+def _pool(row: PoolRow, names: Mapping[BackendId, str]) -> Facts:
+    """In the lowest terms: how weights are scaled in the kernel is nobody's business."""
+    common = gcd(*(weight for _, weight in row.members)) or 1
+    weights = {_name(names, number): weight // common for number, weight in row.members}
+    return {"policy": row.policy, "reassign": row.reassign, "weights": weights}
 
 
-def _backends(image: Image, registry: Registry) -> dict[str, object]:
+def _backends(image: Image, registry: Registry) -> dict[str, Facts]:
     """Backends in use, by name; a lingering row is none of them."""
     in_use = {backend.id: backend.name for backend in registry.backends.values()}
 
-    def target(row: BackendRow) -> tuple[object, ...]:
-        return (row.address, row.encapsulation)
+    def target(row: BackendRow) -> Facts:
+        return {"address": row.address, "encapsulation": row.encapsulation}
 
     return {in_use[row.id]: target(row) for row in image.backends if row.id in in_use}
 
