@@ -6,7 +6,8 @@ and a counter. Every frame ends in exactly one verdict, and `Reference.run` is w
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -16,15 +17,31 @@ from limpet.datapath.abi import Event, Rung, Verdict
 from limpet.datapath.reference import answer, parse
 from limpet.datapath.reference import settings as constants
 from limpet.datapath.reference.encap import encapsulate
-from limpet.datapath.reference.packet import Final, Kind, Packet
+from limpet.datapath.reference.packet import Final, Kind, Packet, Words
 from limpet.datapath.reference.rate import TokenBucket
 from limpet.datapath.reference.rows import Rows
 from limpet.datapath.reference.select import Choice, Ladder
+from limpet.datapath.reference.sessions import SessionTable
+from limpet.datapath.reference.sweep import sweep_flows, sweep_sessions
 from limpet.datapath.reference.table import ConnectionTable
 
 PASSED = (Verdict.NOT_IP, Verdict.NOT_VIP, Verdict.NO_SERVICE, Verdict.PASS_MALFORMED)
 FORWARDED = (Verdict.TRANSMIT, Verdict.REDIRECT, Verdict.VIA_KERNEL)
 ANSWERED = (Verdict.ECHO_REPLY, Verdict.TOO_BIG, Verdict.HOP_LIMIT)
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """All that it takes to reset a TCP flow at both ends: struct reset."""
+
+    client: Words
+    vip_address: Words
+    sequence: int
+    acknowledged: int
+    client_port: int
+    vip_port: int
+    backend: int
+    family: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +56,19 @@ class Outcome:
         None  # interface that it leaves by; None: passed to the kernel, or dropped
     )
     backend: int = 0  # that it was forwarded to
+    reset: Reset | None = None  # what the daemon is told of a flow that is being reset
 
 
 class Reference:
     """One director. Time is an argument: jiffies, which never go back."""
 
-    def __init__(self, settings: np.ndarray[tuple[()], np.dtype[np.void]]) -> None:
-        """`settings` is a SETTINGS record, the same that the kernel's program is loaded with."""
+    def __init__(self, settings: np.ndarray[tuple[()], np.dtype[np.void]], hz: int) -> None:
+        """`settings` is a SETTINGS record, the same that the kernel's program is loaded with;
+        `hz`: jiffies of a second.
+        """
         self._settings = constants.read(settings)
-        self._rows, self._image = Rows(), Image()
+        tick_s = (1 << self._settings.tick_shift) / hz
+        self._rows, self._image = Rows(partial(constants.idle_ticks, tick_s=tick_s)), Image()
         self._ladder = Ladder(self._settings, self._rows)
         self._rate = TokenBucket(self._settings.icmp_per_jiffy_16, self._settings.icmp_burst)
         self.verdicts: Counter[Verdict] = Counter()
@@ -61,6 +82,16 @@ class Reference:
         """The connection table, for tests and for people."""
         return self._ladder.table
 
+    @property
+    def sessions(self) -> SessionTable:
+        """The session table."""
+        return self._ladder.sessions
+
+    @property
+    def turns(self) -> Counter[int]:
+        """New sessions placed by turn or freest so far, by pool."""
+        return self._ladder.chooser.turns
+
     def load(self, image: Image) -> None:
         """Make the image the content; flows and counters stay."""
         self._rows.apply(diff(self._image, image))
@@ -69,6 +100,14 @@ class Reference:
     def apply(self, changes: Changes) -> None:
         """Write changes, in their order."""
         self._rows.apply(changes)
+
+    def sweep(self, jiffies: int) -> tuple[Event, ...]:
+        """End what has expired in both tables."""
+        now = self._ladder.tick(jiffies)
+        ended = sweep_flows(self._ladder.table, self._ladder.ties, now)
+        ended += sweep_sessions(self._ladder.sessions, self._rows, now)
+        self.events.update(ended)
+        return tuple(ended)
 
     def run(self, frame: bytes, jiffies: int, ingress: int = 1) -> Outcome:
         """What the director does with a frame that came in by interface `ingress`."""
@@ -79,7 +118,12 @@ class Reference:
             parse.network(cursor, p)
             outcome = self._for_vip(cursor, p, choice, jiffies, ingress)
         except Final as final:
-            outcome = Outcome(final.verdict, frame=frame if final.verdict in PASSED else None)
+            is_reset = final.verdict is Verdict.RESET
+            outcome = Outcome(
+                final.verdict,
+                frame=frame if final.verdict in PASSED else None,
+                reset=_reset(p, choice) if is_reset else None,
+            )
         outcome = _with_choice(outcome, choice)
         self._count(outcome, p, choice)
         return outcome
@@ -136,6 +180,7 @@ class Reference:
             self.rungs[outcome.rung] += 1
             _count_packet(self.backend_stats, choice.backend_id, p)
             self.backend_stats[choice.backend_id, "flows"] += choice.has_created
+            self.backend_stats[choice.backend_id, "sessions"] += choice.has_begun
         if choice.vip is None:
             return
         if is_forwarded:
@@ -143,6 +188,7 @@ class Reference:
         elif outcome.verdict >= Verdict.DROP_MALFORMED:
             self.vip_stats[choice.vip.id, "dropped"] += 1
         self.vip_stats[choice.vip.id, "flows"] += choice.has_created
+        self.vip_stats[choice.vip.id, "sessions"] += choice.has_begun
 
 
 def _with_choice(outcome: Outcome, choice: Choice) -> Outcome:
@@ -150,13 +196,18 @@ def _with_choice(outcome: Outcome, choice: Choice) -> Outcome:
     forwarded.
     """
     is_forwarded = outcome.verdict in FORWARDED
-    return Outcome(
-        outcome.verdict,
+    return replace(
+        outcome,
         rung=choice.rung if is_forwarded else None,
         events=tuple(choice.events),
-        frame=outcome.frame,
-        ifindex=outcome.ifindex,
         backend=choice.backend_id if is_forwarded else 0,
+    )
+
+
+def _reset(p: Packet, choice: Choice) -> Reset:
+    return Reset(
+        *(p.client, p.vip_address, p.sequence, p.acknowledged),
+        *(p.client_port, p.vip_port, choice.backend_id, p.family),
     )
 
 

@@ -51,6 +51,8 @@ class Packet:
     header_length: int = 0  # bytes from the IP header to the transport header
     hop_limit: int = 0
     traffic_class: int = 0
+    sequence: int = 0  # of TCP
+    acknowledged: int = 0
 
     @property
     def link_length(self) -> int:

@@ -149,6 +149,7 @@ def _tcp(cursor: Cursor, p: Packet) -> None:
     if header[12] >> 4 < 5 or p.length < p.header_length + TCP_HEADER:
         raise Final(Verdict.DROP_MALFORMED)
     p.client_port, p.vip_port = number(header[0:2]), number(header[2:4])
+    p.sequence, p.acknowledged = number(header[4:8]), number(header[8:12])
     flags = header[13]
     if flags & (FIN | RST):
         p.kind = Kind.LAST

@@ -4,19 +4,20 @@
 A flow may live in two buckets of eight entries; the second is searched only if the first has
 spilled. A live established flow is never evicted: not by a flood of handshakes, not by anything.
 Who makes room, best first: an empty place, an expired entry, one that saw a single packet, one that
-is closing; among equals the one idle longest.
+is closing; among equals the one idle longest. What expired while it was established is late: its
+backend is remembered as long as nobody needs the room.
 
 Single-threaded: where the kernel loses a race against another CPU, nothing corresponds here.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
-from limpet.datapath.abi import Event, FlowWord, Life, Limit
+from limpet.datapath.abi import Event, FlowSession, FlowWord, Life, Limit
 from limpet.datapath.reference.hash import mix, pair
-from limpet.datapath.reference.packet import Kind, Packet
+from limpet.datapath.reference.packet import Kind, Packet, Words
 from limpet.datapath.reference.settings import Settings
 
 FRAGMENT_TWEAK = int.from_bytes(b"fragment", "big")  # keeps their hashes apart from those of flows
@@ -24,6 +25,7 @@ NO_VIP = 0  # of a fragment's entry
 TICKS = 1 << FlowWord.SEEN_BITS  # ticks wrap round
 HALF = Limit.FLOW_WAYS // 2
 NEAR_WANTED = 2  # free places in its half with which a flow stays there
+IdleLimit = Callable[[int, Life], int]  # VIP and life -> ticks
 FREE_WANTED = 4  # free places in its first bucket with which it stays in that
 
 
@@ -51,7 +53,7 @@ class Flow:
 
 @dataclass(slots=True)
 class Entry:
-    """One flow's backend, life and the tick of its last packet."""
+    """One flow's backend, life, the tick of its last packet, and where its session is."""
 
     id: int
     vip: int
@@ -59,6 +61,10 @@ class Entry:
     backend: int
     life: Life
     seen: int
+    session: int = FlowSession.ALONE  # bits of enum flow_session
+    client: Words = (0, 0)
+    client_port: int = 0
+    place: tuple[int, int] = (0, 0)  # bucket and way
 
     def word(self) -> int:
         """The entry as the kernel keeps it in one word, without the spill mark."""
@@ -66,9 +72,19 @@ class Entry:
             self.backend << FlowWord.BACKEND_SHIFT
             | self.vip << FlowWord.VIP_SHIFT
             | self.life << FlowWord.LIFE_SHIFT
+            | self.session << FlowWord.SESSION_SHIFT
             | self.seen << FlowWord.SEEN_SHIFT
             | self.check << FlowWord.CHECK_SHIFT
         )
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an entry says beside the flow's name and the time."""
+
+    backend: int
+    life: Life
+    session: int = FlowSession.ALONE
 
 
 @dataclass(slots=True)
@@ -128,12 +144,20 @@ def life_after(life: Life, kind: Kind) -> Life:
     return life
 
 
+def flow_age(entry: Entry | None, now: int) -> int:
+    """Idle ticks. A tick that lies ahead, stored by another CPU, is no age."""
+    if entry is None:
+        return 0
+    ahead = (now - entry.seen + FlowWord.SKEW_TICKS) % TICKS
+    return max(0, ahead - FlowWord.SKEW_TICKS)
+
+
 class ConnectionTable:
     """All entries. `now` is a tick; every method takes it from the caller."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, idle_limit: IdleLimit) -> None:
         self._key, self._mask = settings.flow_key, settings.bucket_mask
-        self._limit = settings.life_ticks
+        self._idle_limit = idle_limit
         self._buckets: dict[int, Bucket] = defaultdict(Bucket)
 
     # --- Names ----------------------------------------------------------------------------------
@@ -190,55 +214,78 @@ class ConnectionTable:
                 return entry
         return None
 
-    def _age(self, entry: Entry | None, now: int) -> int:
-        """Idle ticks. A tick that lies ahead, stored by another CPU, is no age."""
-        if entry is None:
-            return 0
-        ahead = (now - entry.seen + FlowWord.SKEW_TICKS) % TICKS
-        return max(0, ahead - FlowWord.SKEW_TICKS)
+    def has_expired(self, entry: Entry, now: int) -> bool:
+        """Whether an entry has been idle for too long; true of what is only remembered."""
+        return entry.life is Life.LATE or self.is_out_of_time(entry, now)
 
-    def _has_expired(self, entry: Entry, now: int) -> bool:
-        return self._age(entry, now) > self._limit[entry.life]
+    def is_out_of_time(self, entry: Entry, now: int) -> bool:
+        """Whether an entry is older than the limit of its life."""
+        return flow_age(entry, now) > self._idle_limit(entry.vip, entry.life)
 
-    def use(self, entry: Entry, kind: Kind, now: int) -> int:
-        """Backend of an entry; 0 if it may not be used: expired, or closed and now opened anew.
+    def is_usable(self, entry: Entry, kind: Kind, now: int) -> bool:
+        """Whether an entry decides where a packet goes: live, and not closed and now opened
+        anew.
+        """
+        if self.has_expired(entry, now):
+            return False
+        return kind is not Kind.FIRST or entry.life is not Life.CLOSING
+
+    # --- Change ---------------------------------------------------------------------------------
+
+    def touch(self, entry: Entry, kind: Kind, now: int) -> Entry | None:
+        """A packet of the flow: its entry before, None if nothing is written.
 
         A use refreshes the entry, but not more often than every REFRESH_TICKS. An ICMP error about
         a flow is no sign of life.
         """
-        if self._has_expired(entry, now):
-            return 0
-        if kind is Kind.FIRST and entry.life is Life.CLOSING:
-            return 0
         after = life_after(entry.life, kind)
-        is_stale = self._age(entry, now) >= FlowWord.REFRESH_TICKS
-        if (after is not entry.life or is_stale) and kind is not Kind.ICMP_ERROR:
-            entry.life, entry.seen = after, now
-        return entry.backend
+        is_stale = flow_age(entry, now) >= FlowWord.REFRESH_TICKS
+        if (after is entry.life and not is_stale) or kind is Kind.ICMP_ERROR:
+            return None
+        before = replace(entry)
+        entry.life, entry.seen = after, now % TICKS
+        return before
 
-    # --- Change ---------------------------------------------------------------------------------
+    def renew(self, entry: Entry, state: State, now: int) -> Entry:
+        """Give the entry that a flow has already to another backend, or another life: the entry
+        before.
+        """
+        before = replace(entry)
+        entry.backend, entry.life, entry.session = state.backend, state.life, state.session
+        entry.seen = now % TICKS
+        return before
 
-    def renew(self, entry: Entry, backend: int, life: Life, now: int) -> list[Event]:
-        """Give the entry that a flow has already to a backend, as a new flow."""
-        entry.backend, entry.life, entry.seen = backend, life, now
-        return [Event.FLOW_CREATED]
+    def create(
+        self, flow: Flow, state: State, p: Packet, now: int
+    ) -> tuple[list[Event], Entry | None]:
+        """Find room for a flow and write it there: what happened, and who made room.
 
-    def create(self, flow: Flow, backend: int, life: Life, now: int) -> list[Event]:
-        """Find room for a flow and write it there. Refused if both buckets are full of live
-        flows.
+        Refused if both buckets are full of live flows.
         """
         room = self._room(flow, now)
         if room.rank is Rank.NONE:
-            return [Event.REFUSED_FULL]
+            return [Event.REFUSED_FULL], None
         events = [Event.FLOW_SPILLED] if room.bucket != flow.first else []
         if events or room.way & HALF != flow.half:
             self._buckets[flow.first].spilled.add(flow.half)
         places = self._buckets[room.bucket].places
-        places[room.way] = Entry(flow.id, flow.vip, flow.check, backend, life, now)
+        before = places[room.way]
+        places[room.way] = Entry(
+            flow.id,
+            flow.vip,
+            flow.check,
+            *(state.backend, state.life, now % TICKS, state.session),
+            *(p.client, p.client_port, (room.bucket, room.way)),
+        )
         events.append(Event.FLOW_CREATED)
         if room.rank in EVICTED:
             events.append(EVICTED[room.rank])
-        return events
+        return events, before
+
+    def forget(self, entry: Entry) -> None:
+        """Empty its place."""
+        bucket, way = entry.place
+        self._buckets[bucket].places[way] = None
 
     def _room(self, flow: Flow, now: int) -> Room:
         """The flow's half of its first bucket if there is room, else the best of both buckets."""
@@ -256,14 +303,14 @@ class ConnectionTable:
         places = self._buckets[number].places
         order = [way ^ flow.half for way in range(ways)]
         ranks = {way: self._rank(places[way], now) for way in order}
-        best = min(order, key=lambda way: (ranks[way], -self._age(places[way], now)))
+        best = min(order, key=lambda way: (ranks[way], -flow_age(places[way], now)))
         free = sum(rank <= Rank.EXPIRED for rank in ranks.values())
         return Room(number, best, ranks[best], free)
 
     def _rank(self, entry: Entry | None, now: int) -> Rank:
         if entry is None:
             return Rank.EMPTY
-        if self._has_expired(entry, now):
+        if self.has_expired(entry, now):
             return Rank.EXPIRED
         if entry.life in (Life.OPENING, Life.FRAGMENT):
             return Rank.OPENING

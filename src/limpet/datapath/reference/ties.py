@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the life of a flow does to the sessions that it belongs to.
+
+A session counts its open flows, and is refreshed by every packet that refreshes one of them. A flow
+of a mega-proxy's range belongs to two sessions: that of the range, and the client's. Where affinity
+is the 5-tuple, the flow itself is the session, and counts among the loads.
+
+A flow that was seen within the idle limit of sessions refreshes the place where its session is
+without a look at it, as the kernel does, which saves it a line of memory.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from limpet.datapath.abi import FlowSession, Life
+from limpet.datapath.reference.packet import Words
+from limpet.datapath.reference.rows import Rows
+from limpet.datapath.reference.sessions import Key, SessionTable, key_of
+from limpet.datapath.reference.table import Entry, flow_age
+
+OPEN = (Life.ESTABLISHED, Life.DATAGRAM)
+COUNTED = (Life.OPENING, *OPEN)  # in loads, where the flow is the session
+
+
+class Step(Enum):
+    """What happened to a flow."""
+
+    REFRESHED = auto()
+    OPENED = auto()  # became established, or the like
+    CLOSED = auto()  # was that, and is no more
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A flow as its sessions see it: client, and what its entry says."""
+
+    client: Words
+    client_port: int
+    vip: int
+    backend: int
+    session: int  # bits of enum flow_session
+
+
+def member(entry: Entry) -> Member:
+    """An entry as its sessions see it."""
+    return Member(entry.client, entry.client_port, entry.vip, entry.backend, entry.session)
+
+
+def step(before: Life, after: Life) -> Step:
+    """What a change of life is to a session."""
+    if (before in OPEN) == (after in OPEN):
+        return Step.REFRESHED
+    return Step.OPENED if after in OPEN else Step.CLOSED
+
+
+class Ties:
+    """Tells sessions of their flows. `now` is a tick of 32 bits."""
+
+    def __init__(self, sessions: SessionTable, rows: Rows) -> None:
+        self._sessions, self._rows = sessions, rows
+
+    def changed(self, before: Entry, after: Life, now: int) -> None:
+        """A packet of the flow was seen; `before` is its entry as it was then."""
+        m = member(before)
+        if m.session == FlowSession.IS_SESSION:
+            change = (after in COUNTED) - (before.life in COUNTED)
+            self._sessions.add_load(m.backend, change)
+        elif m.session & FlowSession.IN_SESSION:
+            limit = self._rows.idle_limit(m.vip, Life.SESSION)
+            is_recent = flow_age(before, now) <= limit
+            self._tell(m, step(before.life, after), is_recent, now)
+
+    def ended(self, entry: Entry, life: Life, now: int) -> None:
+        """Its entry, of that life, made room, or its time is over."""
+        m = member(entry)
+        if m.session == FlowSession.IS_SESSION and life in COUNTED:
+            self._sessions.add_load(m.backend, -1)
+        if m.session & FlowSession.IN_SESSION and life in OPEN:
+            self._tell(m, Step.CLOSED, False, now)
+
+    def _tell(self, m: Member, step: Step, is_recent: bool, now: int) -> None:
+        vip = self._rows.vips.get(m.vip)
+        if vip is None:
+            return
+        is_split = bool(m.session & FlowSession.SESSION_RANGE)
+        ports = vip.split_range(m.client_port) if is_split else vip.own_range(m.client_port)
+        key = key_of(vip, m.client, ports)
+        if step is Step.REFRESHED and is_recent:
+            self._sessions.refresh_place(key, m.session, now)
+        else:
+            self._step(key, step, now)
+        if is_split:
+            self._step(key_of(vip, m.client, 0), step, now)
+
+    def _step(self, key: Key, step: Step, now: int) -> None:
+        session = self._sessions.find(key)
+        if session is None:
+            return
+        if step is Step.OPENED:
+            self._sessions.opened(session)
+        elif step is Step.CLOSED:
+            session.flows = max(0, session.flows - 1)
+        if step is not Step.CLOSED:
+            session.seen = now
