@@ -53,10 +53,10 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct cont
 	if (unlikely(verdict == VERDICT_RESET))
 		return reset_report(ctx, &w->flow, p, w->choice.id);
 	if (unlikely(p->is_fragment) && !verdict) {
-		w->ended.word = 0;
+		w->ended.vip = 0;
 		fragment_remember(w, p, address->id);
-		if (w->ended.word)
-			flow_end(w->ended.word, w->ended.id, w->ended.place);
+		if (w->ended.vip)
+			session_tell(&w->ended);
 	}
 	return verdict;
 }

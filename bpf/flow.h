@@ -400,48 +400,43 @@ static __always_inline void flow_mark_spilled(const struct room *room, const str
 	counts->events[EVENT_FLOW_SPILLED] += is_second;
 }
 
-/* A flow's entry makes room, or its time is over: the session that still counts it has one less. */
-__noinline int flow_end(__u64 word, __u64 id, __u32 place)
+/* A flow's entry makes room, or its time is over. If a session still counts it, `m` says what to tell that with
+ * session_tell; else m->vip is 0. Before the place is written anew: it holds the client. */
+static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id, __u32 place)
 {
 	const __u32 life = FLOW_GET(word, LIFE), session = FLOW_GET(word, SESSION);
 	struct flow_client *client;
-	struct membership m = {};
 	struct vip *vip;
+	__u32 vip_id;
 
+	m->vip = 0;
 	if (session == FLOW_IS_SESSION && flow_is_counted(life))
 		load_add(FLOW_GET(word, BACKEND), -1);
 	if (!(session & FLOW_IN_SESSION) || !flow_is_open(life))
-		return 0;
-	m.vip = FLOW_GET(word, VIP);
-	vip = bpf_map_lookup_elem(&vips, &m.vip);
+		return;
+	vip_id = FLOW_GET(word, VIP);
+	vip = bpf_map_lookup_elem(&vips, &vip_id);
 	client = bpf_map_lookup_elem(&flow_clients, &place);
 	if (!vip || !client)
-		return 0;
-	m.session = session;
-	m.step = STEP_CLOSED;
+		return;
+	m->vip = vip_id;
+	m->session = session;
+	m->step = STEP_CLOSED;
 	if (vip->family == 4) {
-		m.client[1] = 0xffff00000000ULL | id >> 32;
-		m.client_port = id >> 16;
+		m->client[0] = 0;
+		m->client[1] = 0xffff00000000ULL | id >> 32;
+		m->client_port = id >> 16;
 	} else {
-		m.client[0] = swap64(((__u64 *)client->address)[0]);
-		m.client[1] = swap64(((__u64 *)client->address)[1]);
-		m.client_port = client->client_port;
+		m->client[0] = swap64(((__u64 *)client->address)[0]);
+		m->client[1] = swap64(((__u64 *)client->address)[1]);
+		m->client_port = client->client_port;
 	}
-	return session_tell(&m);
 }
-
-/* A flow whose entry made room, and whose session has to hear of it: all zero if there is none. */
-struct ended {
-	__u64 word;
-	__u64 id;
-	__u32 place;
-	__u32 reserved;
-};
 
 /* Find room for a flow and write it there; 0 if there is none. */
 static __always_inline int flow_create(const struct flow *f, const struct packet *p,
 				       const struct flow_state *state, const struct idle_limits *limits,
-				       struct counters *counts, struct ended *ended)
+				       struct counters *counts, struct membership *ended)
 {
 	struct flow_entry *entry;
 	__u64 old, old_id;
@@ -468,9 +463,8 @@ static __always_inline int flow_create(const struct flow *f, const struct packet
 		return 0;
 	}
 	WRITE_ONCE(entry->id, f->id);
-	ended->word = FLOW_GET(old, SESSION) ? old : 0;
-	ended->id = old_id;
-	ended->place = room.place * LIMIT_FLOW_WAYS + way;
+	if (FLOW_GET(old, SESSION))
+		flow_end(ended, old, old_id, room.place * LIMIT_FLOW_WAYS + way);
 	flow_count_victim(counts, victim_rank_of(&room.victim));
 	if (p->family == 6)
 		flow_note_client(room.place * LIMIT_FLOW_WAYS + way, p);

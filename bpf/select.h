@@ -39,7 +39,7 @@ struct work {
 	struct choice choice;
 	struct seat seat;
 	struct session_key key;
-	struct ended ended;
+	struct membership ended; /* a flow that made room for this one */
 };
 
 /* 0 -> the work of this CPU, while it has a packet in hand. Not pinned: nothing outlives the packet. */
@@ -311,10 +311,10 @@ static __always_inline enum verdict select_flow(struct work *w, const struct pac
 	if (verdict)
 		return verdict;
 	if (w->choice.is_recorded) {
-		w->ended.word = 0;
+		w->ended.vip = 0;
 		select_record(w, p);
-		if (w->ended.word)
-			flow_end(w->ended.word, w->ended.id, w->ended.place);
+		if (w->ended.vip)
+			session_tell(&w->ended);
 	}
 	if (w->choice.is_revived)
 		flow_revive(w, p);

@@ -24,6 +24,7 @@ static __always_inline void sweep_flow(struct flow_entry *entry, __u32 place, st
 	const __u64 word = READ_ONCE(entry->word), id = READ_ONCE(entry->id);
 	const __u32 life = FLOW_GET(word, LIFE);
 	__u64 after = word & FLOW_FIELD(SPILLED);
+	struct membership m = {};
 
 	if (life == LIFE_EMPTY || !flow_has_expired(word, at->tick & FLOW_SEEN_MASK, at->limits))
 		return;
@@ -37,7 +38,9 @@ static __always_inline void sweep_flow(struct flow_entry *entry, __u32 place, st
 	}
 	at->sweep.expired++;
 	at->counts->events[EVENT_FLOW_EXPIRED] += life != LIFE_FRAGMENT;
-	flow_end(word, id, place);
+	flow_end(&m, word, id, place);
+	if (m.vip)
+		session_tell(&m);
 }
 
 static long sweep_flow_bucket(__u32 i, struct progress *at)
