@@ -10,12 +10,13 @@ JSON that `encode` makes and `decode` reads. `decode` refuses whatever `encode` 
 drain that was misread would send new sessions to a machine that somebody is about to switch off.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from limpet.core.model import WEIGHT_MAX, AtDeadline, DrainRule
+
+TIME_MAX = 2.0**40  # Unix seconds; some 35,000 years
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +130,10 @@ def _weight(value: object) -> int:
 
 
 def _time(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{what}: {value!r} is not a time")
+    if not -TIME_MAX < value < TIME_MAX:  # nor is infinity, or what is no number
+        raise ValueError(f"{what}: {value!r} is not a time that a calendar has")
     return float(value)
 
 
