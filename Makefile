@@ -8,7 +8,7 @@ TESTS ?= tests
 ROUNDS ?= 15
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bpf gen demo test test-kernels lab bench lint fmt clean
+.PHONY: help setup bpf gen demo test soak test-kernels lab bench lint fmt clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the la
 
 test: setup lint ## All tests: unit, property, golden packets, kernel, lab
 	@$(PYTHON) -m pytest $(TESTS)
+
+soak: setup ## Random sequences of changes under live sessions, 100 of them (SEED=17 N=1: one again)
+	@SEED=$(or $(SEED),1) N=$(or $(N),100) $(PYTHON) -m pytest tests/lab/test_sequences.py -q
 
 test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted under qemu
 	@$(PYTHON) -m tools.kernels -- $(KERNEL_TESTS)

@@ -35,7 +35,8 @@ class Wishes:
     """How sessions are to be held."""
 
     every_s: float = 0.2  # pause between two exchanges of a session
-    port_first: int = 0  # source port of the first session, then one more each; 0: any
+    port_first: int = 0  # source port of the first session; 0: any
+    port_step: int = 1  # from one session to the next
     life_s: tuple[float, ...] = ()  # least and most, drawn evenly; empty: to the end
     again_per_s: float = 0.0  # further connections, all sessions in turn
 
@@ -97,8 +98,8 @@ async def hold(targets: Targets, number: int, wishes: Wishes) -> None:
 
 async def _open(held: Held, targets: Targets, number: int) -> None:
     for index, (vip, source) in enumerate(targets.pairs(number)):
-        port = held.wishes.port_first + index if held.wishes.port_first else 0
-        session = Session(vip, targets.port, source, port)
+        first, step = held.wishes.port_first, held.wishes.port_step
+        session = Session(vip, targets.port, source, first and first + index * step)
         held.sessions.append(session)
         try:
             await session.open()

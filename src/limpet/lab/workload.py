@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         client.add_argument("--source", default="", metavar="ADDRESS")
         client.add_argument("--every", type=float, default=0.2, metavar="SECONDS")
         client.add_argument("--port-first", type=int, default=0)
+        client.add_argument("--port-step", type=int, default=1)
         client.add_argument("--life", type=float, nargs=2, metavar=("LEAST", "MOST"))
         client.add_argument("--again", type=float, default=0.0, metavar="PER_SECOND")
         client.add_argument("--idle", type=float, default=4.0, metavar="SECONDS")
@@ -143,7 +144,11 @@ def main() -> None:
     match options.command:
         case "hold":
             wishes = held.Wishes(
-                options.every, options.port_first, tuple(options.life or ()), options.again
+                every_s=options.every,
+                port_first=options.port_first,
+                port_step=options.port_step,
+                life_s=tuple(options.life or ()),
+                again_per_s=options.again,
             )
             running = held.hold(targets, options.number, wishes)
         case "short":
