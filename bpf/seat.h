@@ -37,8 +37,10 @@ static __always_inline int proxy_is_listed(const struct packet *p)
 	return bpf_map_lookup_elem(&proxies, &key) != 0;
 }
 
-/* Fill in what the session of this key says; its entry, or NULL. */
-static __always_inline struct session *seat_look(struct seat *seat, const struct session_key *key, __u32 tick,
+/* Fill in what the session of this key says; its entry, or NULL. A packet of a new flow refreshes it, since no
+ * entry of the flow does that yet. */
+static __always_inline struct session *seat_look(struct seat *seat, const struct session_key *key,
+						 const struct packet *p, __u32 tick,
 						 const struct idle_limits *limits)
 {
 	struct session *s;
@@ -56,6 +58,8 @@ static __always_inline struct session *seat_look(struct seat *seat, const struct
 		session_life(word) == SESSION_PAST || session_has_expired(word, READ_ONCE(s->seen), tick, limits)
 			? SEAT_RETURNING
 			: SEAT_LIVE;
+	if (seat->state == SEAT_LIVE && p->kind != KIND_ICMP_ERROR && READ_ONCE(s->seen) != tick)
+		WRITE_ONCE(s->seen, tick);
 	return s;
 }
 
@@ -81,7 +85,7 @@ static __always_inline void seat_split(struct seat *seat, struct session *s, con
 	if (!is_heavy && !is_split)
 		return;
 	session_name(&key, vip, vip_id, p->client, range);
-	seat_look(&of_range, &key, tick, limits);
+	seat_look(&of_range, &key, p, tick, limits);
 	if (of_range.state != SEAT_LIVE && !is_heavy)
 		return;
 	if (!is_split) {
@@ -109,7 +113,7 @@ __noinline int seat_find(const struct packet *p, __u32 vip_id, struct seat *seat
 		return 0;
 	seat->range = affinity_range(vip, p->client_port);
 	session_name(&key, vip, vip_id, p->client, seat->range);
-	s = seat_look(seat, &key, tick, limits);
+	s = seat_look(seat, &key, p, tick, limits);
 	if (vip->affinity != AFFINITY_CLIENT)
 		return 0;
 	if (s && seat->state == SEAT_LIVE)

@@ -143,7 +143,10 @@ static __always_inline enum verdict select_policy(struct work *w, const struct v
 		chosen = CHOSEN(packet_is_new(p) ? RUNG_HOME_NEW : RUNG_HOME_EXISTING, home(vip->pool, slot));
 	w->choice.id = chosen & 0xffff;
 	w->choice.rung = chosen >> 16;
-	return w->choice.id ? VERDICT_CONTINUE : VERDICT_DROP_NO_BACKEND;
+	if (!w->choice.id)
+		return VERDICT_DROP_NO_BACKEND;
+	/* Nothing is recorded of a backend without a row. */
+	return backend_at(w->choice.id) ? VERDICT_CONTINUE : VERDICT_DROP_UNKNOWN_BACKEND;
 }
 
 /* The session that the flow is recorded with: begun, moved or followed. */
@@ -378,7 +381,8 @@ __noinline int select_fragment(struct work *w, const struct packet *p, __u32 add
 	seat_find(p, vip_id, &w->seat);
 	w->choice.rung = RUNG_SESSION_EXISTING;
 	w->choice.id = w->seat.backend;
-	if (w->seat.state != SEAT_LIVE) {
+	if (w->seat.state != SEAT_LIVE ||
+	    !backend_takes(vip->pool, w->seat.backend, STANDING_RESET | STANDING_LEFT_BY_FLOWS)) {
 		w->choice.rung = RUNG_HOME_FRAGMENT;
 		w->choice.id = home(vip->pool, affinity_slot(vip, p, 0));
 	}
