@@ -8,10 +8,9 @@ says. So tests can let the last session go, or restart "the daemon", when they w
 import asyncio
 import json
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +83,14 @@ class MemoryDirector:
                 effective = 0 if self._why(name) else weight
                 share = {"slots": 100 * effective, "share_percent": 25.0 * effective}
                 row = {"pool": pool, "weight": weight, "effective_weight": effective}
+                row["why"] = self._why(name)
                 found.append(row | share)
         return found
 
     def _changed(self, what: str, if_revision: int | None, by: str, event: Json) -> Json:
         self._check(if_revision)
         number = len(self.revisions) + 1
-        at = datetime.now(UTC).isoformat()
+        at = now_iso()
         row = {"revision": number, "at": at, "by": by, "what": what, "changes": [what]}
         self.revisions.append(row)
         self.feed.publish(**event)
@@ -206,7 +206,7 @@ class MemoryDirector:
                 "pool": pool,
                 "backend": name,
                 "is_up": name not in self.down,
-                "since": 1_700_000_000.0,
+                "since": "2023-11-14T22:13:20.000+00:00",
                 "reason": self.down.get(name, "2 good answers"),
                 "is_suppressed": False,
                 "check": "tcp 443, to the VIP",
@@ -233,12 +233,12 @@ class MemoryDirector:
 
     async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
         self._require(backend)
-        moves = [{"backend": "b2", "percent_before": 50.0, "percent_after": 100.0}]
+        moves = [{"pool": "web", "backend": "b2", "percent_before": 50.0, "percent_after": 100.0}]
         return {
             "sessions": self.sessions_at[backend],
             "flows": self.flows_at[backend],
             "new_sessions_go_to": moves,
-            "summary": f"{self.sessions_at[backend]} sessions would stay on {backend}",
+            "summary": f"{backend} has {self.sessions_at[backend]} sessions, which stay",
         }
 
     async def plan(self, text: str) -> Json:
@@ -258,16 +258,16 @@ class MemoryDirector:
         answer = self._changed(
             f"drain {backend}", if_revision, by, {"kind": "drain_began", "backend": backend}
         )
-        now = time.time()
-        deadline = None if request.deadline_s is None else now + request.deadline_s
+        deadline = None if request.deadline_s is None else now_iso(request.deadline_s)
         self.draining[backend] = {
             "backend": backend,
-            "began": now,
+            "began": now_iso(),
             "by": by,
             "rule": None if request.rule is None else str(request.rule),
             "deadline": deadline,
             "at_deadline": str(request.at_deadline),
             "state": "draining",
+            "drained": None,
             "oldest_s": 3725.0,
             "leaving_per_s": 0.5,
             "estimated_end_s": 24.0,
@@ -307,10 +307,18 @@ class MemoryDirector:
 
     # --- What tests do --------------------------------------------------------------------------
 
-    def finish(self, name: str) -> None:
-        """The last session of a draining backend goes."""
-        self.sessions_at[name] = self.flows_at[name] = 0
-        self.draining[name]["state"] = "drained"
+    def finish(self, name: str, why: str = "empty") -> None:
+        """A drain ends; with `empty`, because the last session has gone."""
+        if why == "empty":
+            self.sessions_at[name] = self.flows_at[name] = 0
+        self.draining[name] |= {"state": "drained", "drained": now_iso()}
+        left = {"sessions_left": self.sessions_at[name], "flows_left": self.flows_at[name]}
+        self.feed.publish("drained", backend=name, why=why, **left)
+
+
+def now_iso(after_s: float = 0.0) -> str:
+    """A moment as the daemon writes it."""
+    return (datetime.now(UTC) + timedelta(seconds=after_s)).isoformat(timespec="milliseconds")
 
 
 @contextmanager

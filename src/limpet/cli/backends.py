@@ -22,7 +22,7 @@ COLUMNS = (
     Column("effective", lambda row: row["effective_weight"], is_number=True),
     Column("sessions", lambda row: row["sessions"], is_number=True),
     Column("flows", lambda row: row["flows"], is_number=True),
-    Column("no new sessions because", lambda row: "\n".join(row["why_no_new_sessions"])),
+    Column("why", lambda row: "\n".join(row["why"])),
 )
 BACKENDS = List("/v1/backends", COLUMNS, "there are no backends", lambda row: is_out(row))
 
@@ -42,16 +42,14 @@ def show(socket: Path | None, *, as_json: bool) -> None:
 
 
 def is_out(row: "Json") -> bool:
-    """Whether it deserves a second look: it gets nothing, or is down."""
-    return bool(row["why_no_new_sessions"]) or row["health"] == "down"
+    """Whether it deserves a second look: it gets nothing there, or is down."""
+    return not row["effective_weight"] or row["health"] == "down"
 
 
 def _rows(backend: "Json") -> "list[Json]":
     """One for each pool; what belongs to the backend as a whole stands in the first."""
-    nowhere = {"pool": "", "weight": "", "effective_weight": ""}
     if not backend["pools"]:
         why = backend["why_no_new_sessions"] or ["in no pool"]
-        return [{**backend, **nowhere, "why_no_new_sessions": why}]
+        return [{**backend, "pool": "", "weight": "", "effective_weight": "", "why": why}]
     first, *more = [{**backend, **pool} for pool in backend["pools"]]
-    rest = {"name": "", "sessions": "", "flows": "", "why_no_new_sessions": []}
-    return [first, *({**row, **rest} for row in more)]
+    return [first, *({**row, "name": "", "sessions": "", "flows": ""} for row in more)]

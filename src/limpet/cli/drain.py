@@ -66,9 +66,6 @@ def preview(order: Order, socket: Path | None, *, as_json: bool) -> None:
         typer.echo(json.dumps(answer | {"last_active_in": lonely}, indent=2))
         return
     typer.echo(answer["summary"])
-    for row in answer["new_sessions_go_to"]:
-        before, after = row["percent_before"], row["percent_after"]
-        typer.echo(f"  {row['backend']:<16}  {before:6.2f} % -> {after:6.2f} % of new sessions")
     if lonely:
         typer.echo(f"warning: {_refusal(order.backend, lonely)}", err=True)
 

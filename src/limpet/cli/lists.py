@@ -36,6 +36,7 @@ class List:
     columns: tuple[Column, ...]
     empty: str  # what to say when there is nothing
     is_bad: "Callable[[Json], bool]" = lambda row: False
+    note: "Callable[[Json], str]" = lambda row: ""  # in a line below, where a column is too narrow
 
 
 def _key(name: str) -> "Callable[[Json], object]":
@@ -46,8 +47,13 @@ def _time(name: str) -> "Callable[[Json], object]":
     return lambda row: moment(row[name])
 
 
-def _deadline(row: "Json") -> str:
-    return "" if row["deadline"] is None else f"{moment(row['deadline'])}, {row['at_deadline']}"
+def _terms(row: "Json") -> str:
+    """Who wants a drain, and how."""
+    text = f"{row['backend']}: since {moment(row['began'])} by {row['by']}"
+    text += f", rule {row['rule']}" if row["rule"] else ", by the rule of each pool"
+    if row["deadline"] is not None:
+        text += f", {row['at_deadline']} at {moment(row['deadline'])}"
+    return text
 
 
 def _health(row: "Json") -> str:
@@ -58,8 +64,9 @@ def _health(row: "Json") -> str:
 
 
 def _request(row: "Json") -> str:
-    """As in "PUT /v1/backends/b1/drain {'deadline_s': 60}"."""
-    return f"{row['method']} {row['path']}" + (f" {row['details']}" if row["details"] else "")
+    """As in "PUT /v1/backends/b1/drain {'deadline_s': 60}", and why it failed."""
+    text = f"{row['method']} {row['path']}" + (f" {row['details']}" if row["details"] else "")
+    return f"{text}\n{row['why']}" if row.get("why") else text
 
 
 def _changes(row: "Json") -> str:
@@ -72,10 +79,6 @@ DRAINS = List(
     (
         Column("backend", _key("backend")),
         Column("state", _key("state")),
-        Column("since", _time("began")),
-        Column("by", _key("by")),
-        Column("rule", lambda row: row["rule"] or "the pool's"),
-        Column("deadline", _deadline),
         Column("sessions", _key("sessions"), is_number=True),
         Column("flows", _key("flows"), is_number=True),
         Column("oldest", lambda row: said(row["oldest_s"]), is_number=True),
@@ -83,6 +86,7 @@ DRAINS = List(
         Column("ends in", lambda row: said(row["estimated_end_s"]), is_number=True),
     ),
     "no backend is being drained",
+    note=_terms,
 )
 SOURCES = List(
     "/v1/sources",
@@ -127,11 +131,9 @@ AUDIT = List(
     (
         Column("when", _time("at")),
         Column("who", _key("by")),
-        Column("from", _key("from")),
         Column("outcome", _key("outcome")),
         Column("revision", lambda row: row.get("revision") or "", is_number=True),
         Column("request", _request),
-        Column("why", lambda row: row.get("why", "")),
     ),
     "nobody has changed anything",
     is_bad=lambda row: row["outcome"] != "done",
@@ -146,6 +148,8 @@ def show(what: List, socket: Path | None, *, as_json: bool, **parameters: object
         from limpet.cli.show import paper
 
         paper().print(table(what, rows))
+        for note in filter(None, map(what.note, rows)):
+            typer.echo(f"  {note}")
     else:
         typer.echo(what.empty)
 

@@ -43,6 +43,10 @@ class Display(Protocol):
 
     def end(self, outcome: str, row: "Json | None", text: str) -> None: ...
 
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+        ...
+
 
 def wait(client: Client, backend: str, *, as_json: bool) -> None:
     """Returns when drained; else exits with the status of the outcome."""
@@ -50,26 +54,33 @@ def wait(client: Client, backend: str, *, as_json: bool) -> None:
     if sys.stdout.isatty() and not as_json:
         display = Bar(backend)
     try:
-        last = None
-        for row in _rows(client, backend, display):
-            outcome = _outcome(row)
-            last = row or last
-            if outcome:
-                display.end(outcome, last, _words(outcome, backend, last))
-                if STATUSES[outcome]:
-                    raise typer.Exit(STATUSES[outcome])
-                return
-            assert row is not None
-            display.show(row)
+        outcome = _watch(client, backend, display)
     except KeyboardInterrupt:
-        if isinstance(display, Bar):
-            display.stop()
+        display.stop()
         typer.echo(
             f"\n{backend} still drains; only the waiting has ended. To wait again: limpet backend "
             f"drain {backend} --wait; to take it back: limpet backend undrain {backend}",
             err=True,
         )
         raise
+    if STATUSES[outcome]:
+        raise typer.Exit(STATUSES[outcome])
+
+
+def _watch(client: Client, backend: str, display: Display) -> str:
+    """The outcome, when there is one."""
+    last = None
+    for row in _rows(client, backend, display):
+        if row is None:
+            display.end("taken-back", last, f"the drain of {backend} was taken back")
+            return "taken-back"
+        if row["state"] == "drained":
+            outcome, text = _ending(row, _event(client, row))
+            display.end(outcome, row, text)
+            return outcome
+        display.show(row)
+        last = row
+    raise AssertionError("rows never end")
 
 
 def _rows(client: Client, backend: str, display: Display) -> Iterator["Json | None"]:
@@ -89,26 +100,37 @@ def left(row: "Json") -> int:
     return int(row["flows"] if row["rule"] == "flows" else max(row["sessions"], row["flows"]))
 
 
-def _outcome(row: "Json | None") -> str:
-    """Empty while it goes on."""
-    if row is None:
-        return "taken-back"
-    if row["state"] != "drained":
-        return ""
-    is_late = row["deadline"] is not None and duration.unix(row["deadline"]) <= time.time()
-    return "kept" if is_late and row["at_deadline"] == "keep" and left(row) else "drained"
+def _event(client: Client, row: "Json") -> "Json":
+    """Why it ended, as far as the daemon still knows: it forgets events when it restarts."""
+    deadline, drained = row["deadline"], row["drained"]
+    is_late = deadline is not None and duration.unix(drained) >= duration.unix(deadline)
+    found: Json = {
+        "why": "deadline" if is_late and row["at_deadline"] == "keep" else "empty",
+        "sessions_left": row["sessions"],
+        "flows_left": row["flows"],
+    }
+    try:
+        for event in client.events(0, follow=False):
+            if event["kind"] == "drained" and event["backend"] == row["backend"]:
+                found = event
+    except GONE:
+        return found
+    return found
 
 
-def _words(outcome: str, backend: str, row: "Json | None") -> str:
-    if outcome == "taken-back":
-        return f"the drain of {backend} was taken back"
-    assert row is not None
-    if outcome == "kept":
-        return (
-            f"the deadline has passed: {row['sessions']} sessions and {row['flows']} flows are "
-            f"still at {backend}, and are kept; `limpet sessions --backend {backend}` lists them"
-        )
-    return f"{backend} is drained: no session is left, it may be switched off"
+def _ending(row: "Json", event: "Json") -> tuple[str, str]:
+    """Outcome, and what to say about it."""
+    backend = row["backend"]
+    sessions, flows = event["sessions_left"], event["flows_left"]
+    are_left = f"{sessions} sessions and {flows} flows are still at {backend}"
+    if event["why"] == "deadline" and left({**row, "sessions": sessions, "flows": flows}):
+        look = f"`limpet sessions --backend {backend}` lists them"
+        return "kept", f"the deadline has passed: {are_left}, and are kept; {look}"
+    if event["why"] == "reset-timeout":
+        return "kept", f"the deadline has passed: {are_left}, and did not answer the reset"
+    if event["why"] == "reset":
+        return "drained", f"{backend} is drained: who was left at the deadline was reset"
+    return "drained", f"{backend} is drained: no session is left, it may be switched off"
 
 
 def _line(row: "Json") -> str:
@@ -147,6 +169,9 @@ class Lines:
         if not self._is_silent:
             typer.echo(SILENT, err=True)
         self._is_silent = True
+
+    def stop(self) -> None:
+        """There is nothing to leave."""
 
     def end(self, outcome: str, row: "Json | None", text: str) -> None:
         typer.echo(json.dumps({**(row or {}), "outcome": outcome}) if self._as_json else text)

@@ -179,8 +179,6 @@ def _notes(backend: Json) -> Iterator[str]:
     name, hop = backend["name"], backend["next_hop"]["state"]
     if backend["why_no_new_sessions"]:
         yield f"{name} gets no new sessions: {'; '.join(backend['why_no_new_sessions'])}"
-    if backend["state"] != "active":
-        yield f"{name} is {backend['state']}: its live flows stay until they end"
     if hop != "resolved":
         yield f"{name}: next hop {hop}"
 
