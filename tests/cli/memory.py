@@ -194,6 +194,7 @@ class MemoryDirector:
             "rung": "session_new",
             "backend": "b1",
             "address": "10.0.0.1",
+            "why": "a live session of the client",
             "slot": 17,
             "home": "b2",
             "sessions": [SESSION],

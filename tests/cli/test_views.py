@@ -47,7 +47,7 @@ def test_backend_list_has_a_row_for_each_pool(operator: Operator) -> None:
 def test_where_shows_the_session(operator: Operator) -> None:
     text = operator.reads("where", "10.1.0.2", "web4")
     assert "10.1.0.2 -> web4: b1 (10.0.0.1)" in text
-    assert "rung session_new: a new flow follows its live session" in text
+    assert "rung session_new: a live session of the client" in text
     assert "session of 10.1.0.2: b1, live, 2 flows, idle 1.5 s, since 1 h 2 min" in text
     assert operator.json("where", "10.1.0.2", "web4")["sessions"][0]["backend"] == "b1"
 

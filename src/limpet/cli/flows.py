@@ -37,18 +37,6 @@ SESSIONS = Kind(
     "{client:<39}  {ports:<11}  {vip:<16}  {backend:<16}  {life:<8}  {flows:>6}  {idle_s:>8}  "
     "{since_s:>9}\n",
 )
-RUNGS = {
-    "table": "its live flows are in the connection table",
-    "late": "its flow was idle for too long, and is still remembered",
-    "session": "its session is live",
-    "session_new": "a new flow follows its live session",
-    "session_existing": "a flow without an entry follows its live session",
-    "home": "a new flow goes to the home of its slot",
-    "home_new": "a new session goes to the home of its slot",
-    "home_existing": "an existing flow goes to the home of its slot",
-    "round_robin": "a new session goes to the backend whose turn it is",
-    "freest": "a new session goes to the freest backend",
-}
 
 
 def listed(kind: Kind, query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
@@ -94,13 +82,8 @@ def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool)
 
 
 def _where(answer: Json) -> Iterator[str]:
-    who = f"{answer['client']} -> {answer['vip']}"
-    if answer["backend"]:
-        yield f"{who}: {_backend(answer)}"
-        rung = answer["rung"]
-        yield f"  rung {rung}: {RUNGS.get(rung, 'see docs/operate/metrics.md')}"
-    else:
-        yield f"{who}: {_undecided(answer)}"
+    yield f"{answer['client']} -> {answer['vip']}: {_backend(answer)}"
+    yield f"  rung {answer['rung']}: {answer['why']}"
     if answer["slot"] is not None:
         yield f"  slot {answer['slot']}, home {answer['home'] or 'nobody'}"
     for session in _sessions(answer):
@@ -132,12 +115,13 @@ def _check_address(where: str, text: object) -> None:
 
 
 def _backend(answer: Json) -> str:
-    return f"{answer['backend']} ({answer['address']})" if answer["address"] else answer["backend"]
-
-
-def _undecided(answer: Json) -> str:
+    if answer["backend"]:
+        name: str = answer["backend"]
+        return f"{name} ({answer['address']})" if answer["address"] else name
     if answer["flows"]:
         return "its flows are at several backends"
-    if answer["slot"] is None:
+    if answer["rung"] == "home_new" and answer["slot"] is not None:
+        return "nobody: no backend is eligible"
+    if answer["rung"] == "home_new":
         return "depends on the ports: say --port and --client-port"
-    return "nobody: no backend is eligible"
+    return "cannot be told beforehand"
