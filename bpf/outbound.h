@@ -141,7 +141,7 @@ static __always_inline enum outbound outbound_send(struct __sk_buff *skb, __u32 
 		return OUTBOUND_PASS;
 	/* Trust changes here: this machine sent it to a backend. */
 	backend = bpf_map_lookup_elem(&backends, &id);
-	if (!backend || !id || backend->encapsulation == ENCAPSULATION_NONE)
+	if (!backend || backend->encapsulation == ENCAPSULATION_NONE)
 		return OUTBOUND_DROP_UNKNOWN_BACKEND;
 	if (outbound_parse(skb, &p))
 		return OUTBOUND_DROP_MALFORMED;
