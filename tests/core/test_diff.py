@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The laws of diff and apply, on any pair of images."""
 
+from dataclasses import replace
 from functools import cache
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 import numpy as np
 from hypothesis import given, settings
@@ -17,10 +18,12 @@ from limpet.core.model import (
     Encapsulation,
     Image,
     NextHop,
+    Policy,
     PoolId,
     PoolRow,
     Protocol,
     Slots,
+    Standing,
     VipId,
     VipRow,
 )
@@ -36,9 +39,25 @@ next_hops = st.one_of(
 )
 
 
+networks = st.sampled_from([ip_network("198.51.100.0/24"), ip_network("2001:db8:7::/48")])
+
+
 def pool_row(number: int, generation: int, owners: list[int]) -> PoolRow:
     slots = repeated(tuple(owners))
     return PoolRow(PoolId(number), generation, slots, digest(slots))
+
+
+@st.composite
+def pool_rows(draw: st.DrawFn, number: int, backends: list[BackendId]) -> PoolRow:
+    """A pool of these backends, some of which are left by their sessions."""
+    owners = draw(st.lists(st.sampled_from([0, *backends]), min_size=1, max_size=3))
+    some = st.lists(st.sampled_from(backends), unique=True).map(sorted) if backends else st.just([])
+    return replace(
+        pool_row(number, draw(st.integers(1, 2)), owners),
+        members=tuple((each, draw(st.integers(1, 2))) for each in draw(some)),
+        standing=tuple((each, Standing.RESET) for each in draw(some)),
+        policy=draw(st.sampled_from(Policy)),
+    )
 
 
 @cache
@@ -54,8 +73,8 @@ def images(draw: st.DrawFn) -> Image:
         BackendRow(BackendId(i), draw(addresses), draw(st.sampled_from(Encapsulation)), hop)
         for i, hop in ((i, draw(next_hops)) for i in sorted(draw(ids)))
     )
-    owners = st.lists(st.sampled_from([0, *(row.id for row in backends)]), min_size=1, max_size=3)
-    pools = tuple(pool_row(i, draw(st.integers(1, 2)), draw(owners)) for i in sorted(draw(ids)))
+    with_row = [row.id for row in backends]
+    pools = tuple(draw(pool_rows(i, with_row)) for i in sorted(draw(ids)))
     vips = tuple(
         VipRow(
             VipId(i),
@@ -67,7 +86,7 @@ def images(draw: st.DrawFn) -> Image:
         )
         for i in sorted(draw(ids) if pools else [])
     )
-    return Image(backends, pools, vips)
+    return Image(backends, pools, vips, tuple(draw(st.lists(networks, max_size=1))))
 
 
 def same(a: Image, b: Image) -> bool:
@@ -112,6 +131,7 @@ def test_nothing_dangles_between_the_steps(a: Image, b: Image) -> None:
         pools = {row.id for row in image.pools}
         assert all(vip.pool in pools for vip in image.vips)
         assert all(rows.issuperset(np.unique(pool.slots).tolist()) for pool in image.pools)
+        assert all(rows.issuperset(i for i, _ in pool.members) for pool in image.pools)
 
 
 @LAW
@@ -136,3 +156,14 @@ def test_only_what_differs_is_written() -> None:
 def test_same_generation_with_other_slots_is_written() -> None:
     a, b = Image(pools=(pool_row(0, 1, [0]),)), Image(pools=(pool_row(0, 1, [0, 1]),))
     assert diff(a, b).pools_put == b.pools
+
+
+def test_any_field_of_a_pool_is_written() -> None:
+    row = pool_row(0, 1, [1])
+    for other in (
+        replace(row, policy=Policy.ROUND_ROBIN),
+        replace(row, reassign=Policy.HASH),
+        replace(row, members=((BackendId(1), 2),)),
+        replace(row, standing=((BackendId(1), Standing.RESET),)),
+    ):
+        assert diff(Image(pools=(row,)), Image(pools=(other,))) == Changes(pools_put=(other,))

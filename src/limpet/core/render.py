@@ -6,11 +6,12 @@ maps beside them. Equal images give equal text. Slots are shown as the share of 
 the digest of the table: 65,536 lines would tell nobody anything.
 
     backend   1 b1 10.0.0.11 ipip via ifindex 4 02:00:00:00:00:01 mtu 1500
-    pool      0 web generation 3 digest 5f0c…: b1 43691, b2 21845
-    vip       1 web4 192.0.2.10 tcp 443 pool web affinity client
+    pool      0 web generation 3 digest 5f0c…: b1 43691, b2 21845; policy hash, then least-sessions
+    vip       1 web4 192.0.2.10 tcp 443 pool web affinity client /32
+    proxy   198.51.100.0/24
 """
 
-from limpet.core.model import BackendRow, Image, NextHop, PoolRow, VipRow
+from limpet.core.model import Affinity, BackendRow, Image, NextHop, PoolRow, Standing, VipRow
 from limpet.core.registry import Registry
 from limpet.core.slots import shares
 
@@ -22,6 +23,7 @@ def render(image: Image, registry: Registry) -> str:
     lines = [_backend(row, registry) for row in image.backends]
     lines += [_pool(row, registry) for row in image.pools]
     lines += [_vip(row, registry) for row in image.vips]
+    lines += [f"proxy   {network}" for network in image.proxies]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -46,7 +48,16 @@ def _pool(row: PoolRow, registry: Registry) -> str:
         f"{names.get(owner, f'#{owner}') if owner else 'nobody'} {count}"
         for owner, count in shares(row.slots).items()
     )
-    return f"pool    {row.id:4d} {name} generation {row.generation} digest {row.digest}: {owners}"
+    left = "".join(f"; {names.get(i, f'#{i}')} {standing(bits)}" for i, bits in row.standing)
+    return (
+        f"pool    {row.id:4d} {name} generation {row.generation} digest {row.digest}: {owners}; "
+        f"policy {row.policy}, then {row.reassign}{left}"
+    )
+
+
+def standing(bits: Standing) -> str:
+    """In words: left-by-sessions reset."""
+    return " ".join(str(bit.name).lower().replace("_", "-") for bit in Standing if bit in bits)
 
 
 def _vip(row: VipRow, registry: Registry) -> str:
@@ -55,5 +66,16 @@ def _vip(row: VipRow, registry: Registry) -> str:
     port = "all" if row.port is None else str(row.port)
     return (
         f"vip     {row.id:4d} {name} {row.address} {row.protocol} {port} pool {pool} "
-        f"affinity {row.affinity}"
+        f"affinity {row.affinity}{_affinity(row)}"
     )
+
+
+def _affinity(row: VipRow) -> str:
+    """What the affinity needs beside its name."""
+    prefix = "" if row.prefix is None else f" /{row.prefix}"
+    if row.affinity is Affinity.CLIENT_PORTS:
+        return f"{prefix} {row.port_ranges} ranges"
+    if not row.split_flows and not row.looks_at_list:
+        return prefix
+    known = ", listed ones at once" if row.looks_at_list else ""
+    return f"{prefix} split into {row.split_ranges} from {row.split_flows} flows{known}"
