@@ -18,7 +18,15 @@ from limpet.lab.topology import Topology
 
 from .conftest import Report, fresh_name, varied
 from .observe import BACKENDS
-from .trial import CHANGES, SESSIONS, Change, Trial, away_from_home, director_rebooted
+from .trial import (
+    CHANGES,
+    SESSIONS,
+    Change,
+    Trial,
+    away_from_home,
+    director_rebooted,
+    new_clients,
+)
 
 pytestmark = pytest.mark.lab
 
@@ -51,9 +59,14 @@ def lab_name(one_pop: Topology) -> Iterator[str]:
         yield name
 
 
+@pytest.fixture(scope="module")
+def unused() -> Iterator[int]:
+    return new_clients()
+
+
 @pytest.fixture
-def trial(lab_name: str, report: Report, newer: Path) -> Iterator[Trial]:
-    trial = Trial(lab_name, report, newer)
+def trial(lab_name: str, report: Report, newer: Path, unused: Iterator[int]) -> Iterator[Trial]:
+    trial = Trial(lab_name, report, newer, unused=unused)
     with trial.serving(*BACKENDS):
         yield trial
 

@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from limpet.lab.sessions import HeldSessions, Server, short_connections, syn_flo
 from .observe import BACKENDS, DIRECTOR, PORT, counters, counting, director, snmp
 
 SESSIONS = 200
+NEW_CLIENTS = 60  # whose addresses have no session yet, half of them of each family
 NEWCOMERS = ("b4", "b5")
 TABLE_ENTRIES = 65_536
 FLOOD_FIGURES = (
@@ -37,6 +39,11 @@ WAIT_S = 2.0
 Report = Callable[[str], None]
 
 
+def new_clients() -> Iterator[int]:
+    """How many addresses to skip for clients without a session: one number a time it is asked."""
+    return count(SESSIONS // 2, NEW_CLIENTS // 2)
+
+
 @dataclass
 class Trial:
     """A lab, servers on its backends, and sessions held by client2."""
@@ -47,6 +54,7 @@ class Trial:
     flood: int = 200_000  # sources of a SYN flood
     servers: dict[str, Server] = field(default_factory=dict)
     held: HeldSessions | None = None
+    unused: Iterator[int] = field(default_factory=new_clients)
 
     @property
     def vips(self) -> list[str]:
@@ -75,9 +83,10 @@ class Trial:
         """RSTs that each backend has sent."""
         return {name: snmp(self.lab, name)["TcpOutRsts"] for name in self.servers}
 
-    def short(self, number: int = 100) -> dict[str, int]:
-        """Where new connections go; all must be answered."""
-        found = short_connections(self.lab, "client2", number, PORT, self.vips)
+    def short(self) -> dict[str, int]:
+        """Where new clients go; all must be answered."""
+        skip = next(self.unused)
+        found = short_connections(self.lab, "client2", NEW_CLIENTS, PORT, self.vips, skip=skip)
         assert found["failed"] == {}
         by_backend: dict[str, int] = found["by_backend"]
         return by_backend
