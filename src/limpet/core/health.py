@@ -69,13 +69,15 @@ def begin(now: float, before: Health | None = None) -> Track:
 
 def observe(track: Track, *, is_good: bool, reason: str, rise: int, fall: int, now: float) -> Track:
     """The state after one result; `reason` says what was wrong, or nothing."""
-    track = replace(settle(track, now), checked=now)
+    track = settle(track, now)
     if is_good == track.is_up:
-        return _confirmed(track, reason, rise if is_good else fall)
+        return _confirmed(track, reason, rise if is_good else fall, now)
     against = track.against + 1
     if against < (rise if is_good else fall):
-        return replace(track, against=against, towards=0)
-    changed = replace(track, is_up=is_good, reason=reason, is_known=True, against=0, towards=0)
+        return replace(track, against=against, towards=0, checked=now)
+    changed = replace(
+        track, is_up=is_good, reason=reason, is_known=True, against=0, towards=0, checked=now
+    )
     if not track.is_known:
         return _counted(track, changed, now)
     penalty = min(_penalty(track, now) + PENALTY, PENALTY_MAX)
@@ -111,7 +113,7 @@ def health(track: Track, now: float) -> Health:
     return Health(track.counts_as_up, track.since, reason, track.is_suppressed, track.checked)
 
 
-def _confirmed(track: Track, reason: str, needed: int) -> Track:
+def _confirmed(track: Track, reason: str, needed: int, now: float) -> Track:
     towards = min(track.towards + 1, needed)
     is_known = track.is_known or towards >= needed
     return replace(
@@ -120,6 +122,7 @@ def _confirmed(track: Track, reason: str, needed: int) -> Track:
         towards=towards,
         is_known=is_known,
         reason=reason if is_known else track.reason,
+        checked=now,
     )
 
 

@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 
@@ -38,7 +38,7 @@ CONNECTIONS_MAX = 400  # checks at once; a process may have 1,024 descriptors if
 COMMANDS_MAX = 32  # the same for commands: each is at least one process
 JITTER = 0.1  # of the interval, either way
 LATE_S = 0.2  # after it was due, a start counts as late
-BATCH_S = 0.005  # what falls due within it starts together
+BATCH_S = 0.01  # what falls due within it starts together
 COMPLAIN_S = 60.0  # between log lines that say that nothing was learnt
 log = structlog.get_logger()
 
@@ -66,9 +66,9 @@ class Lane:
     running: set[asyncio.Task[None]] = field(default_factory=set)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Counts:
-    """Since the start."""
+    """Checks since the start."""
 
     good: int = 0
     failed: int = 0
@@ -190,7 +190,7 @@ class Checker:
             if job.is_over:
                 continue
             if now - job.due > LATE_S:
-                self._count(late=1)
+                self.counts.late += 1
             task = asyncio.get_running_loop().create_task(self._check(job))
             lane.running.add(task)
             task.add_done_callback(partial(self._done, lane, job))
@@ -225,13 +225,13 @@ class Checker:
         try:
             await probe(job.target, self._sources)
         except CheckError as error:
-            self._count(failed=1)
+            self.counts.failed += 1
             self._observe(job, is_good=False, reason=str(error))
         except NoResultError as error:
-            self._count(not_checked=1)
+            self.counts.not_checked += 1
             self._complain(job, str(error))
         else:
-            self._count(good=1)
+            self.counts.good += 1
             self._observe(job, is_good=True, reason=GOOD[job.target.check.kind])
 
     def _observe(self, job: Job, *, is_good: bool, reason: str) -> None:
@@ -262,13 +262,3 @@ class Checker:
             self._complained = now
             pool, backend = job.target.key
             log.error("checks say nothing", why=why, pool=pool, backend=backend)
-
-    def _count(self, good: int = 0, failed: int = 0, not_checked: int = 0, late: int = 0) -> None:
-        old = self.counts
-        self.counts = replace(
-            old,
-            good=old.good + good,
-            failed=old.failed + failed,
-            not_checked=old.not_checked + not_checked,
-            late=old.late + late,
-        )

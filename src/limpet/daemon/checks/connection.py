@@ -79,7 +79,6 @@ class Connection:
         self._loop = asyncio.get_running_loop()
         self._socket = sock
         self._tls: ssl.SSLObject | None = None
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
 
     @classmethod
     async def connect(cls, target: Target, sources: Sources) -> "Connection":
@@ -102,6 +101,7 @@ class Connection:
 
     async def start_tls(self, host: str, verify: bool) -> None:
         """Handshake. Raises CheckError."""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = _context(verify).wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         try:
             while True:
