@@ -231,7 +231,7 @@ struct turn_table {
 
 struct member {
 	__u16 backend; /* row of `backends` */
-	__u16 reserved;
+	__u16 weight;  /* for people; 0 is no member */
 	__u32 inverse; /* 2^16 * largest weight of the pool / weight: what one session more weighs */
 };
 

@@ -318,7 +318,7 @@ assert TURN_TABLE.itemsize == 131072
 MEMBER = np.dtype(
     [
         ("backend", "<u2"),
-        ("reserved", "<u2"),
+        ("weight", "<u2"),
         ("inverse", "<u4"),
     ],
     align=True,

@@ -29,6 +29,9 @@ FLOW = np.dtype(
 SCAN_ENTRIES_MAX = 1 << 22  # entries decoded at a time: bounds memory at any table size
 READS_MAX = 8  # of an entry that keeps changing; it is rewritten a few times a second at most
 SEEN_MASK = (1 << FlowWord.SEEN_BITS) - 1
+VIP_AND_LIFE_SHIFT = np.uint64(FlowWord.VIP_SHIFT)
+VIP_AND_LIFE = np.uint64((1 << FlowWord.VIP_BITS + FlowWord.LIFE_BITS) - 1)
+assert FlowWord.LIFE_SHIFT == FlowWord.VIP_SHIFT + FlowWord.VIP_BITS, "one index, VIP first"
 
 
 def field(words: NDArray[np.uint64], name: str) -> NDArray[np.uint64]:
@@ -69,13 +72,14 @@ class FlowTable:
         entries: NDArray[np.void],
         clients: NDArray[np.void],
         family: NDArray[np.uint8],
-        life_ticks: NDArray[np.uint32],
+        limits: NDArray[np.uint32],
     ) -> None:
-        """`entries` FLOW_ENTRY[n], `clients` FLOW_CLIENT[n], `family` by VIP id (4, 6 or 0)."""
+        """`entries` FLOW_ENTRY[n], `clients` FLOW_CLIENT[n], `family` by VIP id (4, 6 or 0),
+        `limits` idle ticks by VIP id and Life."""
         self._entries, self._clients = entries, clients
         self._family = family
-        self._limit = np.zeros(1 << FlowWord.LIFE_BITS, np.uint32)
-        self._limit[: len(life_ticks)] = life_ticks
+        # VIP and life stand side by side in a word: one index finds the limit.
+        self._limit = np.ascontiguousarray(limits.T).reshape(-1)
 
     def decode(self, tick: int, wanted: Wanted | None = None) -> NDArray[np.void]:
         """FLOW records of all live flows wanted, in table order; expired ones are no flows."""
@@ -103,11 +107,13 @@ class FlowTable:
 
     def _is_live(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:
         life = field(words, "LIFE")
-        is_flow: NDArray[np.bool_] = (life != Life.EMPTY) & (life != Life.FRAGMENT)
+        is_flow: NDArray[np.bool_] = (
+            (life != Life.EMPTY) & (life != Life.FRAGMENT) & (life != Life.LATE)
+        )
         return is_flow & ~self._has_expired(words, tick)
 
     def _has_expired(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:
-        limit = self._limit[field(words, "LIFE").astype(np.intp)]
+        limit = self._limit[(words >> VIP_AND_LIFE_SHIFT & VIP_AND_LIFE).astype(np.intp)]
         expired: NDArray[np.bool_] = _age(words, tick) > limit
         return expired
 
@@ -134,11 +140,12 @@ class FlowTable:
             words = words[field(words, "LIFE") != Life.EMPTY]
             words = words[~self._has_expired(words, tick)]
             lives += _count(words, "LIFE")
-            words = words[field(words, "LIFE") != Life.FRAGMENT]
+            life = field(words, "LIFE")
+            words = words[(life != Life.FRAGMENT) & (life != Life.LATE)]
             backends += _count(words, "BACKEND")
             vips += _count(words, "VIP")
         kinds = {life.name.lower(): int(lives[life]) for life in Life}
-        del kinds["empty"]
+        del kinds["empty"], kinds["session"]
         return Census(backends, vips, kinds, len(self._entries))
 
     def backends(self, tick: int) -> frozenset[int]:
@@ -146,7 +153,9 @@ class FlowTable:
         seen: set[int] = set()
         for start in range(0, len(self._entries), SCAN_ENTRIES_MAX):
             words = self._entries["word"][start : start + SCAN_ENTRIES_MAX].copy()
-            live = words[(field(words, "LIFE") != Life.EMPTY) & ~self._has_expired(words, tick)]
+            life = field(words, "LIFE")
+            is_kept = (life != Life.EMPTY) & (life != Life.LATE)
+            live = words[is_kept & ~self._has_expired(words, tick)]
             seen |= set(np.unique(field(live, "BACKEND")).tolist())
         return frozenset(seen)
 

@@ -12,7 +12,6 @@ Only `remove` takes them away.
 
 import os
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from errno import ENOENT
 from pathlib import Path
@@ -22,12 +21,15 @@ from numpy.typing import NDArray
 
 from limpet.core.diff import Changes
 from limpet.core.errors import Conflict, DatapathError
-from limpet.core.model import BackendId, BackendRow, Image, PoolId, PoolRow, VipRow, XdpMode
-from limpet.core.slots import digest
-from limpet.datapath import abi, counters, libbpf, rows, viptable
-from limpet.datapath.clock import clock
+from limpet.core.model import Image, XdpMode
+from limpet.datapath import abi, counters, libbpf
+from limpet.datapath.clock import clock, hz
+from limpet.datapath.content import Content
 from limpet.datapath.flows import FlowTable
-from limpet.datapath.maps import MAPPED, PER_CPU
+from limpet.datapath.maps import CALLED, MAPPED, PER_CPU
+from limpet.datapath.ring import Ring
+from limpet.datapath.sessions import SessionTable
+from limpet.datapath.sweeper import Sweeper, Swept
 
 OBJECT = Path(__file__).with_name("director.bpf.o")
 PROGRAM = "director"
@@ -39,14 +41,18 @@ Settings = np.ndarray[tuple[()], np.dtype[np.void]]
 class Sizes:
     """Sizes that a director's maps are made with; maps that are there already keep theirs."""
 
-    buckets: int
+    buckets: int  # of the connection table
     pools: int
+    session_buckets: int
 
     def entries(self) -> dict[str, int]:
         return {
             "flows": self.buckets,
             "flow_clients": self.buckets * int(abi.Limit.FLOW_WAYS),
             "slot_tables": self.pools + SPARE_TABLES,
+            "member_tables": self.pools + SPARE_TABLES,
+            "turn_tables": self.pools + SPARE_TABLES,
+            "sessions": self.session_buckets,
         }
 
 
@@ -67,6 +73,7 @@ class Kernel:
         self._memory: dict[str, NDArray[np.void]] = {}
         self._program = -1
         self._settings: Settings | None = None
+        self._sweeper: Sweeper | None = None
 
     @classmethod
     def open(cls, pins: Path, sizes: Sizes) -> "Kernel":
@@ -79,7 +86,7 @@ class Kernel:
         (pins / "maps").mkdir(parents=True, exist_ok=True)
         (pins / "links").mkdir(exist_ok=True)
         kernel = cls(pins, sizes)
-        for name in (*MAPPED, *PER_CPU):
+        for name in (*MAPPED, *PER_CPU, *CALLED):
             if (pins / "maps" / name).exists():
                 kernel._adopt(name)
         kernel._check_layout()
@@ -87,7 +94,7 @@ class Kernel:
 
     def _adopt(self, name: str) -> None:
         fd = libbpf.get(self._pins / "maps" / name)
-        found, wanted = libbpf.map_info(fd).value_size, (MAPPED | PER_CPU)[name].itemsize
+        found, wanted = libbpf.map_info(fd).value_size, _value_size(name)
         if found != wanted:
             os.close(fd)
             if name in PER_CPU:  # nothing is forwarded by it
@@ -113,10 +120,11 @@ class Kernel:
 
     def adopted(self) -> Sizes | None:
         """Sizes of the maps that were there, None before the first start."""
-        if not {"flows", "slot_tables"} <= self._fds.keys():
+        names = ("flows", "slot_tables", "sessions")
+        if not {*names} <= self._fds.keys():
             return None
-        tables = libbpf.map_info(self._fds["slot_tables"]).max_entries
-        return Sizes(libbpf.map_info(self._fds["flows"]).max_entries, tables - SPARE_TABLES)
+        flows, tables, sessions = (libbpf.map_info(self._fds[name]).max_entries for name in names)
+        return Sizes(flows, tables - SPARE_TABLES, sessions)
 
     # --- Program --------------------------------------------------------------------------------
 
@@ -137,6 +145,7 @@ class Kernel:
             program.load()
             self._keep_maps(program)
             fresh = os.dup(program.program_fd(PROGRAM))
+            sweeper = Sweeper(self._fds, fitted.tobytes())
         finally:
             program.close()
         for attachment in self.attachments():
@@ -144,18 +153,20 @@ class Kernel:
                 self._swap(attachment.interface, fresh)
         if self._program >= 0:
             os.close(self._program)
-        self._program, self._settings = fresh, fitted
+        if self._sweeper is not None:
+            self._sweeper.close()
+        self._program, self._settings, self._sweeper = fresh, fitted, sweeper
+        self._content().prepare()
 
     def _fitted(self, settings: Settings) -> Settings:
         fitted = settings.copy()
-        if "flows" in self._fds:
-            fitted["bucket_mask"] = libbpf.map_info(self._fds["flows"]).max_entries - 1
-        else:
-            fitted["bucket_mask"] = self._sizes.buckets - 1
+        sizes = self.adopted() or self._sizes
+        fitted["bucket_mask"] = sizes.buckets - 1
+        fitted["session_mask"] = sizes.session_buckets - 1
         return fitted
 
     def _keep_maps(self, program: libbpf.Object) -> None:
-        for name in (*MAPPED, *PER_CPU):
+        for name in (*MAPPED, *PER_CPU, *CALLED):
             if name not in self._fds:
                 path = self._pins / "maps" / name
                 path.unlink(missing_ok=True)  # of another layout
@@ -224,102 +235,47 @@ class Kernel:
             self._memory[name] = np.frombuffer(memory, MAPPED[name], count=info.max_entries)
         return self._memory[name]
 
+    def _content(self) -> Content:
+        return Content(self._map, self._fds["proxies"], hz())
+
     def observe(self) -> Image:
         """What the kernel holds now; nothing, if a first `load` was cut short."""
-        if not MAPPED.keys() <= self._fds.keys():
+        if not (MAPPED.keys() | CALLED.keys()) <= self._fds.keys():
             return Image()
-        backends = self._map("backends")
-        used = np.flatnonzero(backends["encapsulation"])
-        found = [rows.decode_backend(int(i), backends[i]) for i in used]
-        return Image(
-            backends=tuple(row for row in found if row is not None),
-            pools=tuple(
-                self._pool(int(i)) for i in np.flatnonzero(self._map("pools")["generation"])
-            ),
-            vips=viptable.read(self._live_half(), self._map("vips")),
-        )
-
-    def _pool(self, number: int) -> PoolRow:
-        row = self._map("pools")[number]
-        slots = self._map("slot_tables")[int(row["table"])]["home"].copy()
-        slots.setflags(write=False)
-        return PoolRow(PoolId(number), int(row["generation"]), slots, digest(slots))
-
-    def _halves(self, half: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
-        addresses, services = self._map("vip_addresses"), self._map("vip_services")
-        a, s = int(abi.Limit.VIP_ADDRESSES), int(abi.Limit.VIP_SERVICES)
-        return addresses[half * a : (half + 1) * a], services[half * s : (half + 1) * s]
-
-    def _live_half(self) -> viptable.VipTable:
-        live = self._map("control")[0]
-        return viptable.VipTable(int(live["vip_seed"]), *self._halves(int(live["vip_half"])))
+        return self._content().observe()
 
     def apply(self, changes: Changes) -> None:
         """Write changes, in their order. Each step leaves the kernel able to forward."""
-        for backend in changes.backends_put:
-            self._put_backend(backend)
-        self._put_pools(changes.pools_put)
-        if changes.vips is not None:
-            self._put_vips(changes.vips)
-        for pool in changes.pools_removed:
-            self._words("pools")[pool] = 0
-        self._remove_backends(changes.backends_removed)
-
-    def _words(self, name: str) -> NDArray[np.uint64]:
-        """A map of 8 byte rows as words: one assignment is one store."""
-        return self._map(name).view(np.uint64)
-
-    def _put_backend(self, row: BackendRow) -> None:
-        """While a row is written, its packets take the kernel's routes."""
-        stored, fresh = self._map("backends")[row.id : row.id + 1], rows.encode_backend(row)
-        stored["ifindex"] = 0
-        ifindex = int(fresh["ifindex"])
-        fresh["ifindex"] = 0
-        stored[0] = fresh
-        stored["ifindex"] = ifindex
-
-    def _put_pools(self, pools: Iterable[PoolRow]) -> None:
-        for row in pools:
-            place = self._free_table()
-            self._map("slot_tables")[place]["home"][:] = row.slots
-            self._words("pools")[row.id] = row.generation << 32 | place
-            libbpf.grace_period()  # the table of before is free now
-
-    def _free_table(self) -> int:
-        pools = self._map("pools")
-        used = set(pools["table"][pools["generation"] > 0].tolist())
-        for place in range(len(self._map("slot_tables"))):
-            if place not in used:
-                return place
-        raise Conflict(
-            "no place left for a slot table: raise director.pools_max and run `limpet down` first"
-        )
-
-    def _put_vips(self, vips: tuple[VipRow, ...]) -> None:
-        for row in vips:
-            self._map("vips")[row.id] = rows.encode_vip(row)
-        table = viptable.build(vips)
-        half = 1 - int(self._map("control")[0]["vip_half"])
-        addresses, services = self._halves(half)
-        addresses[:], services[:] = table.addresses, table.services
-        self._words("control")[0] = table.seed << 32 | abi.Layout.VERSION << 16 | half
-        libbpf.grace_period()  # the other half is free now
-
-    def _remove_backends(self, ids: Iterable[BackendId]) -> None:
-        for backend in ids:
-            self._map("backends")[backend] = np.zeros((), abi.BACKEND)
+        self._content().apply(changes)
 
     # --- Flows and counters ---------------------------------------------------------------------
 
     def flows(self) -> FlowTable:
         """The connection table."""
-        assert self._settings is not None, "load comes first"
         return FlowTable(
             self._map("flows")["entries"].reshape(-1),
             self._map("flow_clients"),
             self._map("vips")["family"],
-            self._settings["life_ticks"],
+            self._content().limits(),
         )
+
+    def sessions(self) -> SessionTable:
+        """The session table."""
+        return SessionTable(self._map("sessions")["entries"].reshape(-1), self._content().limits())
+
+    def loads(self) -> NDArray[np.uint32]:
+        """Live sessions by backend id, shape (4096,), of VIPs of every affinity."""
+        found: NDArray[np.uint32] = self._map("loads")["sessions"][0].copy()
+        return found
+
+    def sweep(self) -> Swept:
+        """End what has been idle for too long, in both tables. One thread at a time."""
+        assert self._sweeper is not None, "load comes first"
+        return self._sweeper.sweep()
+
+    def resets(self) -> Ring:
+        """A reading end of the ring that asks for TCP resets; RESET records."""
+        return Ring(self._fds["resets"], int(abi.Limit.RESETS), abi.RESET)
 
     def program_id(self) -> int:
         """The kernel's number of the program that runs now; a new one with every load."""
@@ -362,8 +318,12 @@ class Kernel:
         return self._program
 
     def forget_flows(self) -> None:
-        """Empty the connection table. For benchmarks and tests: live flows lose their backend."""
+        """Empty connection and session table. For benchmarks and tests: live flows lose their
+        backend."""
         self._map("flows")["entries"]["word"] = 0
+        self._map("sessions")["entries"]["word"] = 0
+        self._map("sessions")["entries"]["flows"] = 0
+        self._map("loads")["sessions"] = 0
 
     # --- End ------------------------------------------------------------------------------------
 
@@ -375,6 +335,13 @@ class Kernel:
                 os.close(fd)
         self._fds.clear()
         self._program = -1
+        if self._sweeper is not None:
+            self._sweeper.close()
+            self._sweeper = None
+
+
+def _value_size(name: str) -> int:
+    return CALLED[name] if name in CALLED else (MAPPED | PER_CPU)[name].itemsize
 
 
 def remove(pins: Path) -> bool:

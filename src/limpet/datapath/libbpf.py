@@ -25,7 +25,8 @@ from limpet.core.errors import DatapathError, Unsupported
 
 BPFFS = Path("/sys/fs/bpf")
 
-(MAP_LOOKUP, MAP_UPDATE, OBJ_PIN, OBJ_GET, TEST_RUN) = (1, 2, 6, 7, 10)
+(MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY) = (1, 2, 3, 4)
+(OBJ_PIN, OBJ_GET, TEST_RUN) = (6, 7, 10)
 (INFO_BY_FD, MAP_LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE, LINK_DETACH) = (15, 24, 28, 29, 34)
 XDP = 37  # enum bpf_attach_type
 F_REPLACE = 4
@@ -159,6 +160,20 @@ def map_update(fd: int, key: bytes, value: bytes) -> None:
     )
 
 
+def map_delete(fd: int, key: bytes) -> None:
+    """Remove one entry."""
+    name = bytearray(key)
+    _bpf("delete from map", MAP_DELETE, struct.pack("=IxxxxQQQ", fd, _address(name), 0, 0))
+
+
+def map_next_key(fd: int, key: bytes | None, size: int) -> bytes:
+    """The key after this one, the first after None; DatapathError with ENOENT at the end."""
+    before, after = bytearray(key or size), bytearray(size)
+    given = _address(before) if key else 0
+    _bpf("walk map", MAP_NEXT_KEY, struct.pack("=IxxxxQQQ", fd, given, _address(after), 0))
+    return bytes(after)
+
+
 def map_lookup_all(fd: int, entries: int, size: int) -> bytes:
     """All values of an array map in one call; `size` as for `map_lookup`."""
     batch, keys, values = bytearray(4), bytearray(4 * entries), bytearray(size * entries)
@@ -223,6 +238,16 @@ def run_value(program: int) -> int:
     attributes = struct.pack("=IIIIQQII", program, 0, 64, 0, _address(data), 0, 1, 0)
     _bpf("test run", TEST_RUN, attributes)
     return int.from_bytes(_last.attributes[4:8], "little")
+
+
+def run_syscall(program: int, context: bytes) -> bytes:
+    """Run a program of type syscall; its context, as it left it."""
+    data = bytearray(context)
+    attributes = struct.pack(
+        "=IIIIQQIIIIQQ", program, 0, 0, 0, 0, 0, 0, 0, len(data), 0, _address(data), 0
+    )
+    _bpf("run a program", TEST_RUN, attributes)
+    return bytes(data)
 
 
 def possible_cpus() -> int:
@@ -327,6 +352,9 @@ class Object:
         if not found:
             raise DatapathError(f"find map {name} in {self._name}", errnos.ENOENT, "no such map")
         return int(found)
+
+    def has_map(self, name: str) -> bool:
+        return bool(self._library.bpf_object__find_map_by_name(self._handle, name.encode()))
 
     def set_constants(self, value: bytes) -> None:
         """Set the read-only data; its size must be exactly that of the program's constants."""

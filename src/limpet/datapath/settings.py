@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 import numpy as np
+from numpy.typing import NDArray
 
 from limpet.core import hashing
-from limpet.core.model import Director
-from limpet.datapath.abi import SETTINGS, Life, Limit
+from limpet.core.model import Director, Protocol, Timeouts
+from limpet.datapath.abi import SETTINGS, FlowWord, Life, Limit
 
 WAYS = int(Limit.FLOW_WAYS)
+SESSION_WAYS = int(Limit.SESSION_WAYS)
 TICK_S = 0.25  # wanted; the real one is the nearest power of two of jiffies below
 FRAGMENT_S = 60  # RFC 8200 section 4.5: how long reassembly may wait
+LATE_S = 7 * 86_400  # that an expired flow, and an expired session, is remembered at most
+LIVES = 1 << FlowWord.LIFE_BITS
 NEVER = 0xFFFF_FFFF  # ticks; more than an age can be
 BURST_S = 0.1  # of a rate limit
 BUCKETS_MIN = 16
@@ -43,6 +47,12 @@ def buckets(flows_max: int) -> int:
     return max(BUCKETS_MIN, 1 << int(wanted - 1).bit_length())
 
 
+def session_buckets(sessions_max: int) -> int:
+    """Buckets of a session table: the same, with four ways."""
+    wanted = -(-sessions_max * 8 // 5 // SESSION_WAYS)
+    return max(BUCKETS_MIN, 1 << int(wanted - 1).bit_length())
+
+
 def tick_shift(hz: int) -> int:
     """Jiffies of a tick, as a power of two."""
     return max(0, int(hz * TICK_S).bit_length() - 1)
@@ -55,6 +65,38 @@ def tick_s(hz: int) -> float:
 
 def _ticks(seconds: float, hz: int) -> int:
     return round(seconds / tick_s(hz))
+
+
+def encode_limits(times: Timeouts, protocol: Protocol, hz: int) -> NDArray[np.uint32]:
+    """One row of idle_limits: idle ticks by Life, shape (8,)."""
+    is_tcp = protocol is Protocol.TCP
+    seconds = {
+        Life.OPENING: times.tcp_opening_s,
+        Life.ESTABLISHED: times.tcp_established_s,
+        Life.DATAGRAM: times.udp_s,
+        Life.CLOSING: times.tcp_closing_s,
+        Life.FRAGMENT: FRAGMENT_S,
+        Life.LATE: LATE_S,
+        Life.SESSION: times.tcp_established_s if is_tcp else times.udp_s,
+    }
+    row = np.full(LIVES, NEVER, np.uint32)
+    for life, value in seconds.items():
+        row[life] = _ticks(value, hz)
+    return row
+
+
+def decode_limits(row: NDArray[np.uint32], hz: int) -> Timeouts:
+    """The inverse: whole seconds, which ticks are fine enough to tell apart."""
+
+    def seconds(life: Life) -> int:
+        return round(int(row[life]) * tick_s(hz))
+
+    return Timeouts(
+        tcp_established_s=seconds(Life.ESTABLISHED),
+        tcp_opening_s=seconds(Life.OPENING),
+        tcp_closing_s=seconds(Life.CLOSING),
+        udp_s=seconds(Life.DATAGRAM),
+    )
 
 
 def _rate(per_s: int, hz: int) -> tuple[int, int]:
@@ -70,14 +112,8 @@ def encode(director: Director, machine: Machine) -> np.ndarray[tuple[()], np.dty
     record["slot_key"] = hashing.key_words(machine.slot_key)
     record["flow_key"] = hashing.key_words(machine.flow_key)
     record["bucket_mask"] = buckets(director.flows_max) - 1
+    record["session_mask"] = session_buckets(director.sessions_max) - 1
     record["tick_shift"] = tick_shift(machine.hz)
-    times = director.timeouts
-    record["life_ticks"][Life.EMPTY] = NEVER
-    record["life_ticks"][Life.OPENING] = _ticks(times.tcp_opening_s, machine.hz)
-    record["life_ticks"][Life.ESTABLISHED] = _ticks(times.tcp_established_s, machine.hz)
-    record["life_ticks"][Life.DATAGRAM] = _ticks(times.udp_s, machine.hz)
-    record["life_ticks"][Life.CLOSING] = _ticks(times.tcp_closing_s, machine.hz)
-    record["life_ticks"][Life.FRAGMENT] = _ticks(FRAGMENT_S, machine.hz)
     record["flows_per_jiffy_16"], record["flows_burst"] = _rate(
         director.new_flows_per_s, machine.hz
     )

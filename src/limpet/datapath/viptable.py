@@ -7,20 +7,22 @@ used: the next one is taken, so a lookup never misses what is there. Pure: array
 (`read`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from limpet.core import hashing
-from limpet.core.model import Address, Affinity, PoolId, Protocol, VipId, VipRow
+from limpet.core.model import Address, Affinity, Protocol, Timeouts, VipId, VipRow
+from limpet.datapath import rows as rows_of
 from limpet.datapath.abi import VIP_ADDRESS, VIP_SERVICE, Limit, Service
 from limpet.datapath.rows import mapped
 
 SEEDS_MAX = 1_000
 MULTIPLIER = int(hashing.MULTIPLIER)
 WORD = 2**64 - 1
+Timing = Callable[[int], Timeouts]
 Row = tuple[int, int, int, int]  # address id, port, protocol number, service
 
 
@@ -111,8 +113,11 @@ def _free(taken: NDArray[np.integer], first: int) -> int:
     raise _DoesNotFitError
 
 
-def read(table: VipTable, vips: NDArray[np.void]) -> tuple[VipRow, ...]:
-    """The VIPs that tables and the map `vips` (VIP[1024]) describe: the inverse of `build`."""
+def read(table: VipTable, vips: NDArray[np.void], timeouts: Timing) -> tuple[VipRow, ...]:
+    """The VIPs that tables and the map `vips` (VIP[1024]) describe: the inverse of `build`.
+
+    `timeouts`: of a VIP id, from the map `idle_limits`.
+    """
     addresses = {
         int(row["id"]): hashing.address(*np.frombuffer(row["address"].tobytes(), ">u8").tolist())
         for row in table.addresses[table.addresses["id"] > 0]
@@ -120,15 +125,12 @@ def read(table: VipTable, vips: NDArray[np.void]) -> tuple[VipRow, ...]:
     used = np.isin(table.services["service"], (Service.PORT, Service.ALL_PORTS))
     rows = []
     for service in table.services[used]:
-        vip = vips[service["vip"]]
-        rows.append(
-            VipRow(
-                id=VipId(int(service["vip"])),
-                address=addresses[int(service["address_id"])],
-                protocol=next(p for p in Protocol if p.number == service["protocol"]),
-                port=int(service["port"]) if service["service"] == Service.PORT else None,
-                pool=PoolId(int(vip["pool"])),
-                affinity=list(Affinity)[int(vip["affinity"])],
-            )
+        number = int(service["vip"])
+        served = rows_of.Service(
+            address=addresses[int(service["address_id"])],
+            protocol=next(p for p in Protocol if p.number == service["protocol"]),
+            port=int(service["port"]) if service["service"] == Service.PORT else None,
+            timeouts=timeouts(number),
         )
+        rows.append(rows_of.decode_vip(number, vips[number], served))
     return tuple(sorted(rows, key=lambda row: row.id))
