@@ -215,7 +215,12 @@ class Run:
     def _measured(self, pool: Pool) -> None:
         """Wait until the director has found out who is well."""
         wanted = {name: name not in pool.sick for name in pool.pooled}
-        self.stage.until(lambda: self.stage.health() == wanted)
+
+        def is_known() -> bool:
+            found = self.stage.health()
+            return all(found.get(name) is is_well for name, is_well in wanted.items())
+
+        self.stage.until(is_known)
 
     def judge(self) -> None:
         """The client's view, then that of the servers."""

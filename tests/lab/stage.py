@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue
@@ -103,6 +104,13 @@ class Stage:
 
     def drain_of(self, name: str) -> dict[str, Any]:
         return next(row for row in self.api.get("/v1/drains") if row["backend"] == name)
+
+    def deadline_of(self, name: str) -> float:
+        """Of its drain, in Unix seconds."""
+        deadline = self.drain_of(name)["deadline"]
+        if isinstance(deadline, str):
+            return datetime.fromisoformat(deadline).timestamp()
+        return float(deadline)
 
     def health(self) -> dict[str, bool]:
         """Whether each backend that is checked counts as up."""

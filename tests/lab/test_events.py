@@ -119,7 +119,7 @@ def test_a_deadline_resets_both_ends_of_those_that_are_left(
     with held.half_resting():
         words = ("--deadline", "2s", "--at-deadline", "reset")
         with stage.drained("b2", *words):
-            deadline = stage.drain_of("b2")["began"] + 2
+            deadline = stage.deadline_of("b2")
             stage.until(lambda: stage.drain_of("b2")["state"] == "drained")
             rows = held.settle()["rows"]
     late = were_reset(stage, rows, "b2", since=deadline)

@@ -137,7 +137,8 @@ class Story:
             begun = time.monotonic()
             self.api.put("/v1/backends/b5/drain", {"rule": "flows"})
             while (row := self._drain_of("b5"))["state"] != "drained":
-                line = f"  b5 drains: {row['flows']} flows left, {row['leaving_per_s']:.1f}/s leave"
+                rate = row["leaving_per_s"] or 0.0
+                line = f"  b5 drains: {row['flows']} flows are left, {rate:.1f}/s leave"
                 self.console.print(line)
                 time.sleep(1)
             took_s = time.monotonic() - begun
