@@ -21,9 +21,10 @@ setup: .venv/.ready bpf ## Install tools and packages, pinned; leaves .venv/bin/
 bpf: .venv/.ready ## Compile the data plane, if it is out of date
 	@$(PYTHON) -m tools.compile_bpf
 
-gen: bpf ## Write anew what is generated: abi.py, the configuration schema
+gen: bpf ## Write anew what is generated: abi.py, configuration schema, OpenAPI document
 	@$(PYTHON) -m tools.gen_abi
 	@$(PYTHON) -m tools.gen_schema
+	@$(PYTHON) -m tools.gen_openapi
 
 demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the lab up)
 	@$(LIMPET) lab demo $(if $(KEEP),--keep)
@@ -53,6 +54,7 @@ lint: setup ## ruff, clang-format, codespell, mypy, and that generated files are
 	@.venv/bin/mypy --no-error-summary
 	@$(PYTHON) -m tools.gen_abi --check
 	@$(PYTHON) -m tools.gen_schema --check
+	@$(PYTHON) -m tools.gen_openapi --check
 	@echo "lint: clean"
 
 fmt: setup ## Format Python and C

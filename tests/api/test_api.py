@@ -117,8 +117,8 @@ PROBLEMS = {
     "/v1/where?client=2001:db8::1&vip=web4": (409, "conflict", "not the same IP version"),
     "/v1/where?client=10.0.0.1&vip=web4&protocol=tcp": (404, "not-found", "it serves udp all"),
     "/v1/flows?backend=b9": (404, "not-found", "backends: b1, b2"),
-    "/v1/flows?limit=-1": (400, "other", "limit: "),
-    "/v1/where?vip=web4": (400, "other", "client: "),
+    "/v1/flows?limit=-1": (400, "malformed", "limit: "),
+    "/v1/where?vip=web4": (400, "malformed", "client: "),
 }
 
 
@@ -173,6 +173,11 @@ def test_nobody_there_is_unreachable(running: Site) -> None:
         DatapathError("step", 5, "detail"),
         Unreachable("x"),
         errors.LimpetError("x"),
+        problem.Stale(3, 4),
+        problem.Unauthorized("x"),
+        problem.Forbidden("x"),
+        problem.Malformed("x"),
+        problem.Busy("x"),
     ],
     ids=lambda error: type(error).__name__,
 )
@@ -185,6 +190,7 @@ def test_an_error_comes_back_as_itself(error: errors.LimpetError) -> None:
 
 
 def test_every_error_has_a_status() -> None:
-    kinds = {kind for kind in vars(errors).values() if isinstance(kind, type)}
+    both = (*vars(errors).values(), *vars(problem).values())
+    kinds = {kind for kind in both if isinstance(kind, type)}
     wanted = {kind for kind in kinds if issubclass(kind, errors.LimpetError)}
     assert wanted == problem.STATUSES.keys() == problem.NAMES.keys() == problem.TITLES.keys()

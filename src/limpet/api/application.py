@@ -15,9 +15,11 @@ from limpet.api.interface import Director
 class Application(FastAPI):
     """The routes, with a document that fits them."""
 
+    routers: tuple[APIRouter, ...] = ()
+
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            self.openapi_schema = openapi.document(self)
+            self.openapi_schema = openapi.document(self, self.routers)
         return self.openapi_schema
 
 
@@ -31,7 +33,8 @@ def application(director: Director, audit: Audit, streams: Streams) -> Applicati
         redoc_url=None,
     )
     errors.handle(app)
-    for router in (_reads(director, streams), _mixed(director, audit), _changes(director)):
+    app.routers = (_reads(director, streams), _mixed(director, audit), _changes(director))
+    for router in app.routers:
         app.include_router(router)
     return app
 

@@ -8,9 +8,11 @@ written; the next entry says how many were not. A disk that takes no entry does 
 the log still has it, with an error.
 """
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -57,7 +59,7 @@ class Audit:
                 lines = path.read_text(encoding="utf-8").splitlines()
             except FileNotFoundError:
                 continue
-            found.extend(json.loads(line) for line in reversed(lines[-limit:]))
+            found.extend(_entries(lines, limit))
             if len(found) >= limit:
                 break
         return found[:limit]
@@ -79,10 +81,12 @@ class Audit:
     def _append(self, line: str) -> None:
         if self._path is None:
             return
-        mode = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        mode = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
         file = os.open(self._path, mode, 0o600)
         try:
             size = os.fstat(file).st_size
+            if size and os.pread(file, 1, size - 1) != b"\n":  # cut off by a crash
+                line = "\n" + line
             os.write(file, line.encode())
         finally:
             os.close(file)
@@ -94,3 +98,10 @@ class Audit:
         for newer, older in reversed(list(pairwise(files))):
             if newer.exists():
                 newer.replace(older)
+
+
+def _entries(lines: list[str], limit: int) -> Iterator[Json]:
+    """The newest first, without lines that were cut off."""
+    for line in reversed(lines[-limit:]):
+        with contextlib.suppress(ValueError):
+            yield json.loads(line)

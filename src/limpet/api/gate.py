@@ -9,6 +9,7 @@ Pure ASGI, because streams pass it too.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import Request
@@ -46,11 +47,11 @@ class Gate:
             return
         if scope["method"] in ("GET", "HEAD"):
             state["is_read"] = True
-        began, answer = time.monotonic(), _Answer(send)
+        answer = _Answer(scope, send, self._note)
         try:
             await self._app(scope, _limited(receive), answer)
         finally:
-            self._note(scope, answer, time.monotonic() - began)
+            answer.note(0, None)  # if it has none: cut off, before anything was said
 
     async def _refuse(self, error: LimpetError, scope: Scope, receive: Receive, send: Send) -> None:
         details = problem.encode(error)
@@ -61,31 +62,37 @@ class Gate:
         )
         await problem_response(error)(scope, receive, send)
 
-    def _note(self, scope: Scope, answer: "_Answer", duration_s: float) -> None:
-        state, caller = scope["state"], scope["state"]["caller"]
-        outcome = OUTCOMES.get(answer.status, "done" if 0 < answer.status < 400 else "failed")
+    def _note(self, scope: Scope, entry: Json) -> None:
+        state, caller, status = scope["state"], scope["state"]["caller"], entry["status"]
+        outcome = OUTCOMES.get(status, "done" if 0 < status < 400 else "failed")
         if state.get("is_read") and outcome != "refused":
             return
-        entry: Json = {"by": caller.by, "role": str(caller.role), "from": caller.source}
-        entry |= {**_request(scope), "outcome": outcome, "status": answer.status}
-        entry |= {"why": state.get("why", ""), "revision": answer.revision}
-        self._audit.write({**entry, "duration_ms": round(duration_s * 1e3, 1)})
+        who = {"by": caller.by, "role": str(caller.role), "from": caller.source}
+        why = {"outcome": outcome, "why": state.get("why", "")}
+        self._audit.write({**who, **_request(scope), **why, **entry})
 
 
 class _Answer:
-    """Passes an answer on, and remembers what the audit wants of it."""
+    """Passes an answer on, after the audit has what it wants of it: nobody hears of a change that
+    is not written down."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = 0  # none was sent
-        self.revision: int | None = None
+    def __init__(self, scope: Scope, send: Send, note: Callable[[Scope, Json], None]) -> None:
+        self._scope, self._send, self._note = scope, send, note
+        self._began, self._is_noted = time.monotonic(), False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
             tag = dict(message["headers"]).get(b"etag", b"").strip(b'"')
-            self.revision = int(tag) if tag.isdigit() else None
+            self.note(message["status"], int(tag) if tag.isdigit() else None)
         await self._send(message)
+
+    def note(self, status: int, revision: int | None) -> None:
+        """Once."""
+        duration_ms = round((time.monotonic() - self._began) * 1e3, 1)
+        if not self._is_noted:
+            self._is_noted = True
+            entry = {"status": status, "revision": revision, "duration_ms": duration_ms}
+            self._note(self._scope, entry)
 
 
 def _request(scope: Scope) -> Json:

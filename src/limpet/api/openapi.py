@@ -6,9 +6,10 @@ Roles stand as `x-limpet-role`. On the unix socket no token is needed: hence the
 in `security`.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
@@ -24,7 +25,7 @@ OWN_ERRORS = ("HTTPValidationError", "ValidationError")  # FastAPI's
 REFERENCE = "#/components/{}/{}"
 
 
-def document(app: FastAPI) -> dict[str, Any]:
+def document(app: FastAPI, routers: Iterable[APIRouter]) -> dict[str, Any]:
     """The document of the application."""
     whole = get_openapi(
         title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes
@@ -42,15 +43,16 @@ def document(app: FastAPI) -> dict[str, Any]:
     components["responses"] = {"Problem": _problem()}
     components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     whole["security"] = [{"token": []}, {}]
-    _mark(app, whole["paths"])
+    _mark(roles(routers), whole["paths"])
     return whole
 
 
-def roles(app: FastAPI) -> dict[tuple[str, str], str]:
+def roles(routers: Iterable[APIRouter]) -> dict[tuple[str, str], str]:
     """Which role each operation needs, by method and path."""
     return {
         (method, route.path): _role(route)
-        for route in app.routes
+        for router in routers
+        for route in router.routes
         if isinstance(route, APIRoute)
         for method in sorted(route.methods or ())
     }
@@ -66,8 +68,9 @@ def _role(route: APIRoute) -> str:
     return "viewer"
 
 
-def _mark(app: FastAPI, paths: dict[str, Any]) -> None:
-    for (method, path), role in roles(app).items():
+def _mark(needed: dict[tuple[str, str], str], paths: dict[str, Any]) -> None:
+    assert {path for _, path in needed} == paths.keys()
+    for (method, path), role in needed.items():
         operation = paths[path][method.lower()]
         operation["x-limpet-role"] = role
         operation["operationId"] = operation["operationId"].partition("_v1_")[0]

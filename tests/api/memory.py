@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A director in memory: two backends, one pool, one VIP, and intents under revisions.
+
+It keeps the promises that api/interface.py makes of a director (compare-and-set, repeating changes
+nothing, errors by name), so that the API is tested alone, over real sockets.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+from limpet import __version__
+from limpet.api.feed import Feed
+from limpet.api.interface import DrainRequest, FlowPage, FlowQuery, Json, Question, SessionQuery
+from limpet.core.config import parse
+from limpet.core.errors import Conflict, NotFound
+
+RATES = {"packets": 9, "bytes": 900, "packets_per_s": 1.0, "bits_per_s": 800.0}
+FLOWS = [
+    {
+        "client": "10.1.0.2",
+        "client_port": 40_000 + number,
+        "vip": "web4",
+        "vip_port": 80,
+        "backend": "b1",
+        "life": "established",
+        "idle_s": 0.5,
+    }
+    for number in range(5)
+]
+SESSION = {
+    "client": "10.1.0.2",
+    "ports": "",
+    "vip": "web4",
+    "backend": "b1",
+    "life": "live",
+    "idle_s": 0.5,
+    "since_s": 61.0,
+    "flows": 5,
+}
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class MemoryDirector:
+    """What the API needs of a director."""
+
+    def __init__(self, kept: int = 1_024) -> None:
+        self.revision = 1
+        self.drain_rows: dict[str, Json] = {}
+        self.weights: dict[tuple[str, str], int] = {}
+        self.revisions = [self._revision("nobody", "the beginning")]
+        self.feed = Feed(kept)
+        self.reloads, self.has_stopped = 0, False
+
+    # --- Reads ----------------------------------------------------------------------------------
+
+    async def status(self) -> Json:
+        attachment = {"interface": "eth0", "ifindex": 2, "mode": "native", "state": "up"}
+        passes = {"passes": 1, "failures": 0, "duration_ms": 3.5, "succeeded_s_ago": 1.0}
+        occupancy = {"live": 5, "entries": 8_192, "used": 5, "used_percent": 0.06}
+        paths = {"file": "limpet.toml", "file_error": "", "state": "state.db", "pins": "pins"}
+        return {
+            "director": "memory",
+            "pop": "fra",
+            "version": __version__,
+            "pid": 1,
+            "started": now(),
+            "uptime_s": 7,
+            **paths,
+            "program": "0011223344556677",
+            "program_id": 5,
+            "attachments": [attachment],
+            "flows": {**occupancy, "by_life": {"established": 5}},
+            "reconcile": {"state": "done", "error": "", **passes},
+        }
+
+    async def vips(self) -> list[Json]:
+        place = {"address": "192.0.2.10", "protocol": "tcp", "port": 80}
+        rest = {"pool": "web", "affinity": "client", "dropped": 0}
+        return [{"name": "web4", "id": 1, **place, **rest, **RATES, "flows": 5, "flows_created": 5}]
+
+    async def pools(self) -> list[Json]:
+        members = [
+            {"name": name, "weight": 1, "slots": 32_768, "share_percent": 50.0}
+            for name in ("b1", "b2")
+        ]
+        head = {"name": "web", "id": 0, "generation": 3, "digest": "00ff", "vips": ["web4"]}
+        return [{**head, "backends": members}]
+
+    async def backends(self) -> list[Json]:
+        return [self._backend(number, name) for number, name in enumerate(("b1", "b2"), 1)]
+
+    def _backend(self, number: int, name: str) -> Json:
+        share = {"weight": 1, "slots": 32_768, "share_percent": 50.0}
+        hop = {"state": "no route", "interface": None, "mac": None, "mtu": None, "gateway": None}
+        is_draining = name in self.drain_rows
+        return {
+            "name": name,
+            "id": number,
+            "address": f"10.10.0.1{number}",
+            "encapsulation": "ipip",
+            "state": "active",
+            "intent": "draining" if is_draining else "active",
+            "health": "up",
+            "why_no_new_sessions": ["draining"] if is_draining else [],
+            "sessions": 1,
+            "flows": 5,
+            "flows_created": 5,
+            **RATES,
+            "pools": [{"pool": "web", "effective_weight": 1, **share}],
+            "next_hop": hop,
+        }
+
+    async def counters(self) -> Json:
+        row = {"name": "pass", "value": 3, "meaning": "not for a VIP", "severity": "normal"}
+        return {"verdicts": [row], "rungs": [row], "events": [row]}
+
+    async def flows(self, query: FlowQuery) -> FlowPage:
+        if query.backend:
+            self._known(query.backend)
+        shown = FLOWS[: query.limit] if query.limit else FLOWS
+        return FlowPage(len(FLOWS), iter([json.dumps(flow) + "\n" for flow in shown]))
+
+    async def sessions(self, query: SessionQuery) -> FlowPage:
+        return FlowPage(1, iter([json.dumps(SESSION) + "\n"]))
+
+    async def sources(self, vip: str, limit: int) -> list[Json]:
+        counts = {"flows": 5, "sessions": 1, "share_percent": 100.0}
+        return [{"client": "10.1.0.2", "vip": "web4", **counts, "is_split": False, "why": ""}]
+
+    async def where(self, question: Question) -> Json:
+        found = {"rung": "table", "backend": "b1", "address": "10.10.0.11", "slot": 7, "home": "b1"}
+        return {"client": question.client, "vip": "web4", "pool": "web", **found, "flows": FLOWS}
+
+    async def health(self) -> list[Json]:
+        state = {"is_up": True, "since": now(), "reason": "connected", "is_suppressed": False}
+        return [{"pool": "web", "backend": "b1", **state, "check": "tcp"}]
+
+    async def drains(self) -> list[Json]:
+        return list(self.drain_rows.values())
+
+    async def intents(self) -> Json:
+        weights = [
+            {"pool": pool, "backend": name, "weight": weight}
+            for (pool, name), weight in self.weights.items()
+        ]
+        drains = list(self.drain_rows.values())
+        return {"revision": self.revision, "drains": drains, "weights": weights}
+
+    async def history(self, limit: int) -> list[Json]:
+        newest = self.revisions[::-1]
+        return newest[:limit] if limit else newest
+
+    async def diff(self) -> Json:
+        return {"file": {}, "intents": await self.intents(), "effective": {}, "summary": "none"}
+
+    async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
+        self._known(backend)
+        shares = [{"backend": "b2", "percent_before": 50.0, "percent_after": 100.0}]
+        counts = {"sessions": 1, "flows": 5, "new_sessions_go_to": shares}
+        return {**counts, "summary": f"{backend}: 1 session would stay"}
+
+    async def plan(self, text: str) -> Json:
+        parse(text)
+        names: Json = {"added": [], "removed": [], "changed": []}
+        moves = [
+            {"pool": "web", "slots_moved": 1, "moves": [{"from": "b1", "to": None, "slots": 1}]}
+        ]
+        parts = {"vips": names, "pools": names, "backends": names, "moves": moves}
+        return {"changes": False, "summary": "nothing", **parts}
+
+    def events(self, since: int | None) -> AsyncIterator[Json]:
+        return self.feed.follow(since)
+
+    # --- Changes --------------------------------------------------------------------------------
+
+    async def drain(
+        self, backend: str, request: DrainRequest, by: str, if_revision: int | None
+    ) -> Json:
+        self._known(backend)
+        self._compare(if_revision)
+        if backend not in self.drain_rows:
+            self.drain_rows[backend] = self._drain(backend, request, by)
+            self._next(by, f"drain {backend}")
+            self.feed.publish("drain_began", backend=backend, by=by)
+        return {"revision": self.revision, "drain": self.drain_rows[backend]}
+
+    def _drain(self, backend: str, request: DrainRequest, by: str) -> Json:
+        left = {"sessions": 1, "flows": 5, "oldest_s": 60.0, "sessions_at_start": 1}
+        return {
+            "backend": backend,
+            "began": now(),
+            "by": by,
+            "rule": request.rule,
+            "deadline": request.deadline_s,
+            "at_deadline": request.at_deadline,
+            "state": "draining",
+            **left,
+            "leaving_per_s": 0.0,
+            "estimated_end_s": None,
+        }
+
+    async def undrain(self, backend: str, by: str, if_revision: int | None) -> Json:
+        self._known(backend)
+        self._compare(if_revision)
+        if self.drain_rows.pop(backend, None):
+            self._next(by, f"undrain {backend}")
+        return {"revision": self.revision}
+
+    async def set_weight(
+        self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
+    ) -> Json:
+        self._known(backend)
+        self._compare(if_revision)
+        if weight is None:
+            self.weights.pop((pool, backend), None)
+        else:
+            self.weights[pool, backend] = weight
+        return self._next(by, f"weight {backend} {weight}")
+
+    async def rollback(self, revision: int, by: str, if_revision: int | None) -> Json:
+        self._compare(if_revision)
+        if revision not in {row["revision"] for row in self.revisions}:
+            raise NotFound(f"there is no revision {revision}")
+        return self._next(by, f"rollback {revision}")
+
+    async def reload(self) -> Json:
+        self.reloads += 1
+        return {**await self.plan(CONFIG), "program_replaced": False}
+
+    def shutdown(self) -> None:
+        self.has_stopped = True
+
+    def _known(self, backend: str) -> None:
+        if backend not in ("b1", "b2"):
+            raise NotFound(f"there is no backend {backend!r}; backends: b1, b2")
+
+    def _compare(self, expected: int | None) -> None:
+        if expected not in (None, self.revision):
+            raise Conflict(f"revision {expected} was expected, {self.revision} is")
+
+    def _next(self, by: str, what: str) -> Json:
+        self.revision += 1
+        self.revisions.append(self._revision(by, what))
+        return {"revision": self.revision}
+
+    def _revision(self, by: str, what: str) -> Json:
+        return {"revision": self.revision, "at": now(), "by": by, "what": what, "changes": []}
+
+
+CONFIG = """
+[director]
+name = "memory"
+interfaces = ["lo"]
+"""

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The OpenAPI document: valid, complete, current, and true of what every route answers."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.openapi.models import OpenAPI
+from pydantic import BaseModel, TypeAdapter
+from tools import gen_openapi
+
+from api.memory import CONFIG
+from api.served import Served
+from limpet import __version__
+from limpet.api import models, models_change
+
+MODELS = {
+    name: kind
+    for module in (models, models_change)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, BaseModel)
+}
+# What to ask of each operation -> so that it answers with a full example.
+DRAIN, WEIGHT = "/v1/backends/b1/drain", "/v1/pools/web/backends/b1/weight"
+ASKED: list[tuple[str, str, Any]] = [
+    ("PUT", DRAIN, {"rule": "flows"}),
+    ("PUT", f"{DRAIN}?dry_run=true", {}),
+    ("PUT", WEIGHT, {"weight": 3}),
+    ("GET", "/v1/status", None),
+    ("GET", "/v1/vips", None),
+    ("GET", "/v1/pools", None),
+    ("GET", "/v1/backends", None),
+    ("GET", "/v1/counters", None),
+    ("GET", "/v1/health", None),
+    ("GET", "/v1/flows", None),
+    ("GET", "/v1/sessions", None),
+    ("GET", "/v1/sources", None),
+    ("GET", "/v1/where?client=10.1.0.2&vip=web4", None),
+    ("GET", "/v1/drains", None),
+    ("GET", "/v1/intents", None),
+    ("GET", "/v1/history", None),
+    ("GET", "/v1/diff", None),
+    ("GET", "/v1/events?since=0&follow=false", None),
+    ("GET", "/v1/audit", None),
+    ("POST", "/v1/plan", CONFIG),
+    ("DELETE", DRAIN, None),
+    ("DELETE", WEIGHT, None),
+    ("POST", "/v1/rollback", {"revision": 1}),
+    ("POST", "/v1/reload", None),
+    ("POST", "/v1/shutdown", None),
+]
+WHOLE = gen_openapi.document()
+
+
+def references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for each in node:
+            yield from references(each)
+
+
+def operations() -> list[tuple[str, str, dict[str, Any]]]:
+    return [
+        (method.upper(), path, operation)
+        for path, methods in WHOLE["paths"].items()
+        for method, operation in methods.items()
+    ]
+
+
+def template_of(path: str) -> str:
+    """The path of the document that a real one fits."""
+    real = path.partition("?")[0]
+    found = [
+        template
+        for template in WHOLE["paths"]
+        if re.fullmatch(re.sub(r"{\w+}", "[^/]+", template), real)
+    ]
+    assert len(found) == 1, path
+    return str(found[0])
+
+
+def test_document_is_valid_and_its_references_resolve() -> None:
+    OpenAPI.model_validate(WHOLE)
+    found = set(references(WHOLE))
+    assert len(found) > 20
+    for reference in found:
+        place: Any = WHOLE
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+
+
+def test_document_says_version_security_and_problems() -> None:
+    assert WHOLE["info"]["version"] == __version__
+    assert WHOLE["components"]["securitySchemes"]["token"] == {"type": "http", "scheme": "bearer"}
+    assert WHOLE["security"] == [{"token": []}, {}]
+    for method, path, operation in operations():
+        where = f"{method} {path}"
+        assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}, (
+            where
+        )
+        assert "422" not in operation["responses"], where
+        assert operation["x-limpet-role"].split(",")[0] in ("viewer", "operator"), where
+    assert "HTTPValidationError" not in json.dumps(WHOLE)
+
+
+def test_every_operation_has_a_schema_and_a_name_of_its_own() -> None:
+    names = [operation["operationId"] for _, _, operation in operations()]
+    assert len(set(names)) == len(names) >= 20
+    for _, path, operation in operations():
+        (success,) = (r for s, r in operation["responses"].items() if s.startswith("2"))
+        (content,) = success["content"].values()
+        assert list(references(content)), path
+
+
+def test_committed_document_is_current() -> None:
+    assert gen_openapi.FILE.read_text() == gen_openapi.text()
+
+
+def test_every_operation_is_asked_below() -> None:
+    asked = {(method, template_of(path)) for method, path, _ in ASKED}
+    assert asked == {(method, path) for method, path, _ in operations()}
+
+
+def test_every_route_answers_as_the_document_says(served: Served) -> None:
+    """Status, media type and every key. The drain and the weight come first, so that lists have
+    rows, and the event that the drain publishes is there."""
+    for method, path, body in ASKED:
+        answer = served.ask(method, path, body)
+        responses = WHOLE["paths"][template_of(path)][method.lower()]["responses"]
+        described = responses[str(answer.status)]["content"]
+        media_type = answer.headers["content-type"].partition(";")[0]
+        assert described.keys() == {media_type}, path
+        for value in values(media_type, answer.body):
+            check(described[media_type]["schema"], value, path)
+
+
+def values(media_type: str, body: Any) -> list[Any]:
+    """What the schema speaks of: the answer, or each line or event of it."""
+    if media_type == "application/json":
+        return [body]
+    if media_type == "text/event-stream":
+        found = [line[6:] for line in body.splitlines() if line.startswith("data: ")]
+    else:
+        found = body.splitlines()[1:]
+    assert found
+    return [json.loads(line) for line in found]
+
+
+def check(schema: dict[str, Any], value: Any, path: str) -> None:
+    """Against the models, strictly: no key may be missing, of another type, or unknown."""
+    if schema.get("type") == "array":
+        assert value, f"{path}: an empty list proves nothing"
+        for each in value:
+            check(schema["items"], each, path)
+        return
+    names = [ref.rpartition("/")[2] for ref in references(schema)]
+    errors = [found for name in names if not (found := mismatch(MODELS[name], value))]
+    assert errors, f"{path}: {[mismatch(MODELS[name], value) for name in names]}"
+
+
+def mismatch(model: type[BaseModel], value: Any) -> str:
+    """Empty if a value is just what a model says."""
+    try:
+        parsed = TypeAdapter(model).validate_python(value)
+    except ValueError as error:
+        return str(error)
+    unknown = sorted(unknown_keys(parsed))
+    return f"{model.__name__} does not say {unknown}" if unknown else ""
+
+
+def unknown_keys(parsed: Any) -> Iterator[str]:
+    if isinstance(parsed, BaseModel):
+        if not isinstance(parsed, models.Event | models_change.Changed):  # these grow by kind
+            yield from (f"{type(parsed).__name__}.{key}" for key in parsed.model_extra or {})
+        for name in type(parsed).model_fields:
+            yield from unknown_keys(getattr(parsed, name))
+    if isinstance(parsed, list):
+        for each in parsed:
+            yield from unknown_keys(each)
+
+
+def test_the_check_of_answers_finds_what_is_wrong() -> None:
+    good = {"total": 5}
+    assert mismatch(models.Total, good) == ""
+    assert "total" in mismatch(models.Total, {})
+    assert "Total.more" in mismatch(models.Total, {**good, "more": 1})
+    assert "valid integer" in mismatch(models.Total, {"total": "many"})
+
+
+def test_problems_are_as_the_document_says(served: Served) -> None:
+    asks: list[tuple[str, str, Any, dict[str, str]]] = [
+        ("GET", "/v1/nothing", None, {}),
+        ("GET", "/v1/flows?limit=x", None, {}),
+        ("POST", "/v1/plan", "[director", {}),
+        ("PUT", DRAIN, {}, {"If_Match": '"9"'}),
+    ]
+    for method, path, body, headers in asks:
+        answer = served.ask(method, path, body, **headers)
+        assert answer.status >= 400
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert mismatch(models_change.Problem, answer.body) == ""
+
+
+def test_served_document_is_the_committed_one(served: Served) -> None:
+    assert served.ask("GET", "/v1/openapi.json").body == json.loads(gen_openapi.FILE.read_text())
+
+
+@pytest.mark.parametrize("name", ["openapi.json"])
+def test_check_fails_on_a_document_that_is_not_current(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gen_openapi, "FILE", tmp_path / name)
+    assert gen_openapi.main(["--check"]) == 1
+    assert gen_openapi.main([]) == 0
+    assert gen_openapi.main(["--check"]) == 0
