@@ -23,7 +23,7 @@ from limpet.datapath import abi, kernel, libbpf
 from limpet.datapath.abi import Event, FlowWord, Rung, Verdict
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.datapath.reference import Reference
-from packets.world import IMAGE, INGRESS, POOLS, TICK_SHIFT, Switches, settings
+from packets.world import IMAGE, INGRESS, POOLS, TICK_SHIFT, Switches, idle_ticks, settings
 
 NUMBERS = count(1)
 TICKS = 1 << FlowWord.SEEN_BITS
@@ -50,6 +50,7 @@ class Bench(Protocol):
     def apply(self, changes: Changes) -> None: ...
     def run(self, frame: bytes) -> Seen: ...
     def age(self, ticks: int) -> None: ...
+    def sweep(self) -> tuple[Event, ...]: ...
     def entries(self) -> dict[tuple[int, int], tuple[int, int]]: ...
     def stats(self) -> Stats: ...
 
@@ -82,7 +83,7 @@ class ReferenceBench:
         self.reset(IMAGE)
 
     def reset(self, image: Image) -> None:
-        self._reference = Reference(settings(self._switches))
+        self._reference = Reference(settings(self._switches), idle_ticks)
         self._reference.load(image)
         self._ticks = START
 
@@ -97,6 +98,9 @@ class ReferenceBench:
 
     def age(self, ticks: int) -> None:
         self._ticks += ticks
+
+    def sweep(self) -> tuple[Event, ...]:
+        return tuple(sorted(self._reference.sweep(self._ticks << TICK_SHIFT)))
 
     def entries(self) -> dict[tuple[int, int], tuple[int, int]]:
         """(bucket, way) -> (id, word), with ticks counted from now."""
@@ -127,7 +131,7 @@ class KernelBench:
     """The program in the kernel, by test runs; its maps are pinned under a name of their own."""
 
     def __init__(self, pins: Path, switches: Switches) -> None:
-        self._kernel = Kernel.open(pins, Sizes(switches.buckets, len(POOLS)))
+        self._kernel = Kernel.open(pins, Sizes(switches.buckets, len(POOLS), switches.session_buckets))
         self._kernel.load(settings(switches))
         self._image = Image()
         fd = libbpf.get(pins / "maps" / "flows")

@@ -19,7 +19,7 @@ from datapath.benches import (
 )
 from limpet.core.diff import Changes
 from limpet.datapath.abi import Event, Rung, Verdict
-from packets.case import Age, Case
+from packets.case import Age, Case, Sweep
 from packets.cases import CASES, MALFORMED
 from packets.world import Switches
 
@@ -54,6 +54,8 @@ def run(bench: Bench, case: Case) -> Seen:
     for step in case.before:
         if isinstance(step, Age):
             bench.age(step.ticks)
+        elif isinstance(step, Sweep):
+            bench.sweep()
         elif isinstance(step, Changes):
             bench.apply(step)
         else:

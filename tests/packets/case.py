@@ -26,11 +26,16 @@ from limpet.core.diff import Changes
 from limpet.core.hashing import words
 from limpet.core.model import Affinity, Image, Protocol
 from limpet.datapath.abi import Event, Rung, Verdict
+from limpet.datapath.reference import Reset
 from packets.world import (
+    ALONE4,
+    ALONE6,
     BACKENDS,
     CLIENT4,
     CLIENT6,
     DIRECTOR,
+    FLOW4,
+    FLOW6,
     GATEWAY,
     IMAGE,
     IPIP4,
@@ -51,12 +56,17 @@ Expression = Any  # a scapy packet, which has no types, or bytes
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """Entries of the connection table grow older."""
+    """Flows and sessions grow older."""
 
     ticks: int
 
 
-Step = Expression | Changes | Age
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The sweeper looks at both tables."""
+
+
+Step = Expression | Changes | Age | Sweep
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class Case:
     out: Expression = None  # None: unchanged if passed, none if dropped
     rung: Rung | None = None
     events: tuple[Event, ...] = ()
+    reset: Reset | None = None  # what the daemon is told
     before: tuple[Step, ...] = ()  # in order; their outcomes are not looked at
     switches: Switches = USUAL
     image: Image = IMAGE
@@ -217,13 +228,24 @@ def outer(inner: bytes, backend: str, bits: int) -> Packet:
 HOW = {NO_HOP: Verdict.VIA_KERNEL, SILENT_HOP: Verdict.VIA_KERNEL, REDIRECTED: Verdict.REDIRECT}
 
 
+def begun(packet: Expression) -> tuple[Event, ...]:
+    """What happens when a new flow of a client without a session is recorded."""
+    whole = Ether(bytes(packet))
+    network = whole.getlayer(IP) or whole.getlayer(IPv6)
+    if network.dst in (FLOW4, FLOW6, ALONE4, ALONE6):
+        return (Event.FLOW_CREATED,)
+    return (Event.FLOW_CREATED, Event.SESSION_CREATED)
+
+
 def forwarded(name: str, packet: Expression, to: int = IPIP4, **more: Any) -> Case:
-    """A packet that goes to a backend: of a new flow that gets an entry, unless told otherwise."""
+    """A packet that goes to a backend: of a new flow and a new session, each of which gets an
+    entry, unless told otherwise.
+    """
     expected = {
         "out": sent(packet, to, more.pop("named", None), more.pop("bits", None)),
         "verdict": HOW.get(to, Verdict.TRANSMIT),
         "rung": Rung.HOME_NEW,
-        "events": (Event.FLOW_CREATED,),
+        "events": more["events"] if "events" in more else begun(packet),
     }
     return Case(name, packet, **(expected | more))
 

@@ -10,6 +10,7 @@ from packets import (
     cases_link,
     cases_malformed,
     cases_service,
+    cases_session,
 )
 from packets.case import Case
 
@@ -22,5 +23,6 @@ CASES: list[Case] = [
     *cases_icmp.CASES,
     *cases_fragment.CASES,
     *cases_flow.CASES,
+    *cases_session.CASES,
 ]
 MALFORMED: list[Case] = cases_malformed.CASES

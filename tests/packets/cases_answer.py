@@ -78,16 +78,19 @@ def told(packet: Expression, icmp4: Packet, icmp6: Packet, own: Switches = OWN) 
     return bytes(link) + bytes(answer / Raw(quote))
 
 
+BEGUN = (Event.FLOW_CREATED, Event.SESSION_CREATED)
+
+
 def too_big(name: str, packet: Expression, fits: int, own: Switches = USUAL, **more: Any) -> Case:
     icmp4 = ICMP(type=3, code=4, nexthopmtu=fits)
     expected = told(packet, icmp4, ICMPv6PacketTooBig(mtu=fits), own)
-    events: dict[str, Any] = {"events": (Event.FLOW_CREATED,)} | more
+    events: dict[str, Any] = {"events": BEGUN} | more
     return Case(name, packet, Verdict.TOO_BIG, expected, switches=own, **events)
 
 
 def spent(name: str, packet: Expression, own: Switches = USUAL, **more: Any) -> Case:
     expected = told(packet, ICMP(type=11, code=0), ICMPv6TimeExceeded(code=0), own)
-    events: dict[str, Any] = {"events": (Event.FLOW_CREATED,)} | more
+    events: dict[str, Any] = {"events": BEGUN} | more
     return Case(name, packet, Verdict.HOP_LIMIT, expected, switches=own, **events)
 
 
@@ -135,7 +138,7 @@ TOO_BIG = [
         "A first fragment that is too big is answered",
         LINK / ip(V4, id=4711, flags="MF") / UDP(sport=5, dport=6) / Raw(bytes(1464)),
         1480,
-        events=(Event.FLOW_CREATED, Event.FLOW_CREATED),
+        events=(*BEGUN, Event.FLOW_CREATED),
     ),
     too_big(
         "An answer about a tagged packet is tagged",
@@ -191,14 +194,14 @@ TOO_BIG = [
         "Too big, and over the rate limit of answers",
         sized(V4, 1481),
         Verdict.DROP_ICMP_LIMITED,
-        events=(Event.FLOW_CREATED,),
+        events=BEGUN,
         switches=LIMITED,
     ),
     dropped(
         "IPv6, too big, and over the rate limit of answers",
         sized(V6, 1481),
         Verdict.DROP_ICMP_LIMITED,
-        events=(Event.FLOW_CREATED,),
+        events=BEGUN,
         switches=LIMITED,
     ),
 ]
@@ -252,7 +255,7 @@ SPENT = [
         "A spent TTL over the rate limit of answers",
         tcp(V4, hops=1),
         Verdict.DROP_ICMP_LIMITED,
-        events=(Event.FLOW_CREATED,),
+        events=BEGUN,
         switches=LIMITED,
     ),
 ]

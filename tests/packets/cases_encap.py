@@ -80,13 +80,13 @@ NEXT_HOPS = [
         "A backend on the same segment whose MAC is not known gets nothing",
         tcp(VIP4[L2_NO_HOP]),
         Verdict.DROP_NEXT_HOP,
-        events=(Event.FLOW_CREATED,),
+        events=(Event.FLOW_CREATED, Event.SESSION_CREATED),
     ),
     dropped(
         "IPv6 to a backend on the same segment whose MAC is not known",
         udp(VIP6[L2_NO_HOP]),
         Verdict.DROP_NEXT_HOP,
-        events=(Event.FLOW_CREATED,),
+        events=(Event.FLOW_CREATED, Event.SESSION_CREATED),
     ),
     forwarded(
         "A next hop that has not told its MAC is no next hop", tcp(VIP4[SILENT_HOP]), SILENT_HOP

@@ -6,9 +6,11 @@ from typing import Any
 from limpet.core.diff import Changes
 from limpet.core.model import BackendId
 from limpet.datapath.abi import Event, Rung, Verdict
-from packets.case import Age, Case, Step, dropped, existing, forwarded, home, tcp, udp
+from packets.case import Age, Case, Step, Sweep, dropped, existing, forwarded, home, tcp, udp
 from packets.cases_icmp import error4, quote4
 from packets.world import (
+    ALONE4,
+    ALONE6,
     CLIENT4,
     FLOW4,
     IPIP4,
@@ -16,13 +18,12 @@ from packets.world import (
     PORTS4,
     REDIRECTED,
     VIP4,
-    VIP6,
     Switches,
     flow_hash,
     pool,
 )
 
-V4, V6 = VIP4[IPIP4], VIP6[IPIP4]
+V4, V6 = ALONE4, ALONE6  # each flow by itself: what sessions do is in cases_session
 MOVED = Changes(pools_put=(pool(IPIP4, REDIRECTED, generation=2),))
 GONE = Changes(pools_put=MOVED.pools_put, backends_removed=(BackendId(IPIP4),))
 EMPTIED = Changes(pools_put=(pool(IPIP4, 0, generation=2),))
@@ -60,7 +61,7 @@ STAYS = [
     ),
     existing(
         "An error about a flow follows it when its slot has moved",
-        error4(quote4()),
+        error4(quote4(V4), V4),
         before=(*OPEN4, MOVED),
         named=tcp(V4),
     ),
@@ -157,12 +158,71 @@ ENDS = [
         tcp(V4, "A"),
         before=(*OPEN4, Age(1000), MOVED),
     ),
-    forwarded(
-        "A late packet of an expired flow goes home as an existing one, and is recorded",
+    existing(
+        "A late packet of an expired flow follows it",
         tcp(V4, "A"),
+        before=(*OPEN4, Age(1001), MOVED),
+        rung=Rung.LATE,
+    ),
+    existing(
+        "A late packet of an expired IPv6 flow follows it",
+        tcp(V6, "A"),
+        before=(*OPEN6, Age(1001), MOVED),
+        rung=Rung.LATE,
+    ),
+    existing(
+        "A flow that was late is a flow like any other",
+        tcp(V4, "A"),
+        before=(*OPEN4, Age(1001), MOVED, tcp(V4, "A"), Age(1000)),
+    ),
+    existing(
+        "A late flow is remembered for a long time",
+        tcp(V4, "A"),
+        before=(*OPEN4, Age(1001), Sweep(), Age(100_000), Sweep(), MOVED),
+        rung=Rung.LATE,
+    ),
+    forwarded(
+        "A SYN never follows a late flow",
+        tcp(V4),
         REDIRECTED,
         before=(*OPEN4, Age(1001), MOVED),
+    ),
+    forwarded(
+        "A SYN never follows a late flow that was swept",
+        tcp(V4),
+        REDIRECTED,
+        before=(*OPEN4, Age(1001), Sweep(), MOVED),
+    ),
+    forwarded(
+        "A datagram flow that was swept is forgotten",
+        udp(V4),
+        REDIRECTED,
+        before=(udp(V4), udp(V4), Age(101), Sweep(), MOVED),
+    ),
+    forwarded(
+        "A flow that was closing when it was swept is forgotten",
+        tcp(V4, "A"),
+        REDIRECTED,
+        before=(*OPEN4, tcp(V4, "FA"), Age(21), Sweep(), MOVED),
         rung=Rung.HOME_EXISTING,
+    ),
+    existing(
+        "An error about a late flow follows it",
+        error4(quote4(V4), V4),
+        before=(*OPEN4, Age(1001), MOVED),
+        named=tcp(V4),
+        rung=Rung.LATE,
+    ),
+    existing(
+        "An error about a late flow does not wake it",
+        tcp(V4, "A"),
+        before=(*OPEN4, Age(1001), MOVED, error4(quote4(V4), V4)),
+        rung=Rung.LATE,
+    ),
+    existing(
+        "Sweeping leaves what is live as it is",
+        tcp(V4, "A"),
+        before=(*OPEN4, Age(1000), Sweep(), MOVED),
     ),
     existing(
         "A datagram flow of two packets holds as long as datagrams do",
@@ -182,13 +242,17 @@ ENDS = [
         before=(*OPEN4, tcp(V4, "FA"), Age(21), MOVED),
         rung=Rung.HOME_EXISTING,
     ),
-    forwarded(
-        "FIN of an expired flow creates nothing",
+    existing(
+        "FIN of a late flow follows it",
         tcp(V4, "FA"),
-        REDIRECTED,
         before=(*OPEN4, Age(1001), MOVED),
-        rung=Rung.HOME_EXISTING,
-        events=(),
+        rung=Rung.LATE,
+    ),
+    existing(
+        "FIN of a late flow does not wake it",
+        tcp(V4, "A"),
+        before=(*OPEN4, Age(1001), MOVED, tcp(V4, "FA")),
+        rung=Rung.LATE,
     ),
     existing(
         "A packet keeps its flow alive",
@@ -200,12 +264,11 @@ ENDS = [
         tcp(V4, "A"),
         before=(*OPEN4, Age(1), tcp(V4, "A"), Age(999), MOVED),
     ),
-    forwarded(
+    existing(
         "Within two ticks an entry is not written again, so its age counts from before",
         tcp(V4, "A"),
-        REDIRECTED,
         before=(*OPEN4, Age(1), tcp(V4, "A"), Age(1000), MOVED),
-        rung=Rung.HOME_EXISTING,
+        rung=Rung.LATE,
     ),
 ]
 
@@ -233,7 +296,7 @@ STALE = [
     ),
     forwarded(
         "An error about a flow whose backend is gone changes nothing",
-        error4(quote4()),
+        error4(quote4(V4), V4),
         REDIRECTED,
         before=(*OPEN4, GONE),
         named=tcp(V4),

@@ -29,6 +29,7 @@ from packets.world import (
     L2,
     MIXED4,
     PORTS4,
+    RANGES4,
     REDIRECTED,
     VIP4,
     VIP6,
@@ -79,11 +80,14 @@ def lost(name: str, packet: Packet, **more: Any) -> Case:
 
 
 BOTH = (Event.FLOW_CREATED, Event.FLOW_CREATED)  # the flow, and the datagram
+WITH_SESSION = (*BOTH, Event.SESSION_CREATED)
 REFUSED = (Event.REFUSED_RATE, Event.REFUSED_RATE)
 
 FIRSTS = [
-    forwarded("A first fragment opens a flow, and is remembered", first(V4), events=BOTH),
-    forwarded("A first IPv6 fragment opens a flow, and is remembered", first(V6), events=BOTH),
+    forwarded("A first fragment opens a flow, and is remembered", first(V4), events=WITH_SESSION),
+    forwarded(
+        "A first IPv6 fragment opens a flow, and is remembered", first(V6), events=WITH_SESSION
+    ),
     forwarded(
         "A first fragment of a flow with 5-tuple affinity is remembered",
         first(FLOW4),
@@ -94,7 +98,7 @@ FIRSTS = [
         "A first fragment of TCP is remembered",
         LINK / ip(V4, id=ID, flags="MF") / TCP(sport=5, dport=80, flags="A"),
         rung=Rung.HOME_EXISTING,
-        events=BOTH,
+        events=WITH_SESSION,
     ),
     forwarded(
         "A first fragment that comes again renews what is remembered",
@@ -165,13 +169,25 @@ HOME = [
     ),
     goes_home("A later IPv6 fragment before its first goes home", later(V6), V6),
     goes_home("A later fragment of TCP goes home", later(V4, protocol=6), V4, protocol=6),
-    goes_home(
-        "A later fragment of another datagram goes home",
+    follows(
+        "A later fragment of another datagram follows its client's session",
         later(V4, 4712),
         V4,
-        REDIRECTED,
         datagram=4712,
         before=(first(V4), MOVED),
+        rung=Rung.SESSION_EXISTING,
+    ),
+    follows(
+        "A later IPv6 fragment of another datagram follows its client's session",
+        later(V6, 4712),
+        V6,
+        datagram=4712,
+        before=(first(V6), MOVED),
+        rung=Rung.SESSION_EXISTING,
+    ),
+    lost(
+        "Affinity of client and ports: a later fragment before its first",
+        later(RANGES4, protocol=6),
     ),
     goes_home(
         "A later fragment of another protocol goes home",

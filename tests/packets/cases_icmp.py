@@ -41,6 +41,7 @@ from packets.case import (
     udp,
 )
 from packets.world import (
+    ALONE4,
     CLIENT4,
     CLIENT6,
     DIRECTOR,
@@ -343,9 +344,9 @@ ERRORS = [
     ),
     forwarded(
         "An error is no sign of life: its flow expires all the same",
-        error4(quote4()),
-        before=(tcp(V4), Age(9), error4(quote4()), Age(2)),
-        named=tcp(V4),
+        error4(quote4(ALONE4), ALONE4),
+        before=(tcp(ALONE4), Age(9), error4(quote4(ALONE4), ALONE4), Age(2)),
+        named=tcp(ALONE4),
         **NO_ENTRY,
     ),
 ]

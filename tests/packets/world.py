@@ -6,10 +6,12 @@ computing a hash: pool n has backend n. SPLIT and SHIFTED are the pools whose sl
 """
 
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any
 
 import numpy as np
 
+from limpet.core import affinity
 from limpet.core.hashing import mix, pair, words
 from limpet.core.model import (
     SLOTS,
@@ -19,9 +21,11 @@ from limpet.core.model import (
     Encapsulation,
     Image,
     NextHop,
+    Policy,
     PoolId,
     PoolRow,
     Protocol,
+    Timeouts,
     VipId,
     VipRow,
 )
@@ -36,6 +40,7 @@ MTU = 1500
 CLIENT4, CLIENT6 = "198.51.100.7", "2001:db8:c::7"
 IPIP4, IPIP6, L2, NO_HOP, L2_NO_HOP, REDIRECTED, SILENT_HOP, NO_ROW = 1, 2, 3, 4, 5, 6, 7, 9
 EMPTY, SPLIT, SHIFTED = 10, 11, 12  # pools
+ROUND, FREE = 13, 14  # pools of IPIP4 and REDIRECTED, once and twice, by turn and by load; home L2
 BACKENDS = {
     IPIP4: "10.0.0.1",
     IPIP6: "fd00::2",
@@ -51,21 +56,40 @@ VIP6 = {n: f"2001:db8:0:{n}::1" for n in VIP4}
 NO_ROW4, EMPTY4, EMPTY6 = "192.0.2.9", "192.0.2.10", "2001:db8:0:10::1"
 PORTS4 = "192.0.2.40"  # tcp/80 has a pool of its own, all other TCP ports another; no UDP
 FLOW4, FLOW6 = "192.0.2.50", "2001:db8:0:50::1"  # affinity: the whole 5-tuple
+ALONE4, ALONE6 = "192.0.2.52", "2001:db8:0:52::1"  # the same affinity, pool IPIP4
 MIXED4 = "192.0.2.51"  # udp/53 and udp/54: two pools
+ROUND4, FREE4, FREE6 = "192.0.2.60", "192.0.2.61", "2001:db8:0:61::1"
+RANGES4, RANGES6 = "192.0.2.62", "2001:db8:0:62::1"  # affinity client+ports: 4 ranges
+NARROW4, WIDE6 = "192.0.2.63", "2001:db8:0:63::1"  # affinity: the client's /24, the client's /128
+MANY4, MANY6 = "192.0.2.64", "2001:db8:0:64::1"  # four open flows make a mega-proxy; 16 ranges
+LISTED4, LISTED6 = "192.0.2.65", "2001:db8:0:65::1"  # the same, and known ones are listed
+PROXIES = (IPv4Network("203.0.113.0/24"), IPv6Network("2001:db8:b::/48"))
+SPLIT_FLOWS = 4
 NOT_VIP4, NOT_VIP6 = "192.0.2.200", "2001:db8:ffff::1"
 
 SLOT_KEY = (0x0123456789ABCDEF, 0xFEDCBA9876543210)
 FLOW_KEY = (0x1122334455667788, 0x99AABBCCDDEEFF00)
 SOURCE4, SOURCE6 = "100.64.0.0", "fd00:11be:7::"
-LIFE_TICKS = {
-    Life.EMPTY: 0xFFFF_FFFF,
-    Life.OPENING: 10,
-    Life.ESTABLISHED: 1000,
-    Life.DATAGRAM: 100,
-    Life.CLOSING: 20,
-    Life.FRAGMENT: 15,
-}
 TICK_SHIFT = 31  # a tick is months: time stands still, and entries are aged instead
+# Ticks after which an entry has expired: the timeouts of VIPs are counted in ticks here.
+TIMEOUTS = Timeouts(tcp_established_s=1000, tcp_opening_s=10, tcp_closing_s=20, udp_s=100)
+FRAGMENT_TICKS, LATE_TICKS = 15, 200_000
+
+
+def idle_ticks(row: VipRow | None) -> dict[Life, int]:
+    """Idle limits of a VIP by life; None: of fragments."""
+    times = TIMEOUTS if row is None else row.timeouts
+    is_udp = row is not None and row.protocol is Protocol.UDP
+    return {
+        Life.EMPTY: 0xFFFF_FFFF,
+        Life.OPENING: times.tcp_opening_s,
+        Life.ESTABLISHED: times.tcp_established_s,
+        Life.DATAGRAM: times.udp_s,
+        Life.CLOSING: times.tcp_closing_s,
+        Life.FRAGMENT: FRAGMENT_TICKS,
+        Life.LATE: LATE_TICKS,
+        Life.SESSION: times.udp_s if is_udp else times.tcp_established_s,
+    }
 
 
 def _mac(text: str) -> bytes:
@@ -93,18 +117,25 @@ ROWS = (
 )
 
 
-def pool(number: int, *homes: int, generation: int = 1) -> PoolRow:
-    """A pool whose slots are homes in turn: slot i has homes[i % n]."""
+def pool(number: int, *homes: int, generation: int = 1, **more: Any) -> PoolRow:
+    """A pool whose slots are homes in turn: slot i has homes[i % n]. Its members are the same, once
+    each, unless told otherwise.
+    """
     slots = np.resize(np.array(homes, np.uint16), SLOTS)
     slots.setflags(write=False)
-    return PoolRow(PoolId(number), generation, slots, digest(slots))
+    members = tuple((BackendId(home), 1) for home in sorted(set(homes)) if home)
+    fields: dict[str, Any] = {"members": members} | more
+    return PoolRow(PoolId(number), generation, slots, digest(slots), **fields)
 
 
+ONE_TO_TWO = ((BackendId(IPIP4), 1), (BackendId(REDIRECTED), 2))
 POOLS = (
     *(pool(number, number) for number in (1, 2, 3, 4, 5, 6, 7, NO_ROW)),
     pool(EMPTY, 0),
     pool(SPLIT, IPIP4, REDIRECTED),
     pool(SHIFTED, IPIP4),
+    pool(ROUND, L2, members=ONE_TO_TWO, policy=Policy.ROUND_ROBIN, reassign=Policy.HASH),
+    pool(FREE, L2, members=ONE_TO_TWO, policy=Policy.LEAST_SESSIONS, reassign=Policy.ROUND_ROBIN),
 )
 
 
@@ -120,13 +151,36 @@ def _vips() -> tuple[VipRow, ...]:
     rows += [(FLOW4, udp, None, SPLIT, flow), (FLOW6, udp, None, SPLIT, flow)]
     rows += [(FLOW4, tcp, None, SHIFTED, flow)]
     rows += [(MIXED4, udp, 53, IPIP4, client), (MIXED4, udp, 54, REDIRECTED, client)]
+    for address in (ALONE4, ALONE6):
+        rows += [(address, protocol, None, IPIP4, flow) for protocol in (tcp, udp)]
+    rows += [(ROUND4, tcp, None, ROUND, client)]
+    rows += [(address, tcp, None, FREE, client) for address in (FREE4, FREE6)]
+    ranges = Affinity.CLIENT_PORTS
+    rows += [(address, tcp, None, SPLIT, ranges) for address in (RANGES4, RANGES6)]
+    rows += [(address, tcp, None, IPIP4, client) for address in (NARROW4, WIDE6)]
+    rows += [(address, tcp, None, SPLIT, client) for address in (MANY4, MANY6, LISTED4, LISTED6)]
     return tuple(
-        VipRow(VipId(i), ip_address(address), protocol, port, PoolId(to), affinity)
+        VipRow(
+            *(VipId(i), ip_address(address), protocol, port, PoolId(to), affinity),
+            **PARTICULAR.get(address, {}),
+            timeouts=TIMEOUTS,
+        )
         for i, (address, protocol, port, to, affinity) in enumerate(rows, 1)
     )
 
 
-IMAGE = Image(ROWS, POOLS, _vips())
+MANY: dict[str, Any] = {"split_flows": SPLIT_FLOWS, "split_ranges": 16}
+PARTICULAR: dict[str, dict[str, Any]] = {
+    RANGES4: {"port_ranges": 4},
+    RANGES6: {"port_ranges": 4},
+    NARROW4: {"prefix": 24},
+    WIDE6: {"prefix": 128},
+    MANY4: MANY,
+    MANY6: MANY,
+    LISTED4: MANY | {"looks_at_list": True},
+    LISTED6: MANY | {"looks_at_list": True},
+}
+IMAGE = Image(ROWS, POOLS, _vips(), PROXIES)
 
 
 def address_id(address: str) -> int:
@@ -139,6 +193,7 @@ class Switches:
     """What of the director's constants a case changes."""
 
     buckets: int = 64
+    session_buckets: int = 64
     flows_are_refused: bool = False
     flows_first: int = 0  # so many are not refused
     answers_are_refused: bool = False
@@ -156,8 +211,7 @@ def settings(switches: Switches) -> Settings:
     record = np.zeros((), SETTINGS)
     record["slot_key"], record["flow_key"] = SLOT_KEY, FLOW_KEY
     record["bucket_mask"], record["tick_shift"] = switches.buckets - 1, TICK_SHIFT
-    for life, ticks in LIFE_TICKS.items():
-        record["life_ticks"][life] = ticks
+    record["session_mask"] = switches.session_buckets - 1
     record["flows_per_jiffy_16"] = 1 if switches.flows_are_refused else 0
     record["flows_burst"] = switches.flows_first
     record["icmp_per_jiffy_16"] = 1 if switches.answers_are_refused else 0
@@ -189,3 +243,18 @@ def fragment_hash(client: str, address: str, protocol: int, datagram: int) -> in
     else:
         number = int(mix(int(pair(high, low, FLOW_KEY)) ^ rest))
     return int(mix(number ^ FLOW_KEY[0] ^ int.from_bytes(b"fragment", "big")))
+
+
+def session_buckets(client: str, vip: str, buckets: int) -> tuple[int, int]:
+    """The two buckets of the session table that a client's session at a VIP address may lie in."""
+    vip_id = next(row.id for row in IMAGE.vips if row.address == ip_address(vip))
+    hashed = int(mix(int(pair(*words(ip_address(client)), FLOW_KEY)) ^ vip_id << 17))
+    first, second = hashed % buckets, (hashed >> 24) % buckets
+    return first, second if second != first else first ^ 1
+
+
+def range_home(client: str, port: int, vip: str, port_ranges: int) -> int:
+    """The backend that the pool SPLIT gives a session of a range of a client's ports."""
+    at = affinity.Tuple(words(ip_address(client)), port, ip_address(vip), 80, Protocol.TCP)
+    slot = affinity.slots(Affinity.CLIENT, at, SLOT_KEY, port_ranges=port_ranges)
+    return (IPIP4, REDIRECTED)[int(slot) % 2]

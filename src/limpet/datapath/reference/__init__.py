@@ -10,6 +10,6 @@ Not here: several CPUs. Where two race for an entry, the kernel counts EVENT_RAC
 races.
 """
 
-from limpet.datapath.reference.director import Outcome, Reference
+from limpet.datapath.reference.director import Outcome, Reference, Reset
 
-__all__ = ["Outcome", "Reference"]
+__all__ = ["Outcome", "Reference", "Reset"]

@@ -7,7 +7,6 @@ and a counter. Every frame ends in exactly one verdict, and `Reference.run` is w
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from limpet.datapath.reference import settings as constants
 from limpet.datapath.reference.encap import encapsulate
 from limpet.datapath.reference.packet import Final, Kind, Packet, Words
 from limpet.datapath.reference.rate import TokenBucket
-from limpet.datapath.reference.rows import Rows
+from limpet.datapath.reference.rows import IdleTicks, Rows
 from limpet.datapath.reference.select import Choice, Ladder
 from limpet.datapath.reference.sessions import SessionTable
 from limpet.datapath.reference.sweep import sweep_flows, sweep_sessions
@@ -62,13 +61,14 @@ class Outcome:
 class Reference:
     """One director. Time is an argument: jiffies, which never go back."""
 
-    def __init__(self, settings: np.ndarray[tuple[()], np.dtype[np.void]], hz: int) -> None:
+    def __init__(
+        self, settings: np.ndarray[tuple[()], np.dtype[np.void]], idle_ticks: IdleTicks
+    ) -> None:
         """`settings` is a SETTINGS record, the same that the kernel's program is loaded with;
-        `hz`: jiffies of a second.
+        `idle_ticks` gives the idle limits of a VIP.
         """
         self._settings = constants.read(settings)
-        tick_s = (1 << self._settings.tick_shift) / hz
-        self._rows, self._image = Rows(partial(constants.idle_ticks, tick_s=tick_s)), Image()
+        self._rows, self._image = Rows(idle_ticks), Image()
         self._ladder = Ladder(self._settings, self._rows)
         self._rate = TokenBucket(self._settings.icmp_per_jiffy_16, self._settings.icmp_burst)
         self.verdicts: Counter[Verdict] = Counter()

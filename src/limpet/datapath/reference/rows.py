@@ -31,7 +31,8 @@ from limpet.datapath.reference.packet import Words
 
 OUTER_LENGTH = {Code.IPIP4: 20, Code.IPIP6: 40, Code.L2: 0}
 UNKNOWN = bytes(6)
-Ticks = Callable[[VipRow | None], Mapping[Life, int]]  # idle limits of a VIP; None: of fragments
+# Idle limits of a VIP in ticks, by life; None: of fragments, which have no VIP.
+IdleTicks = Callable[[VipRow | None], Mapping[Life, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +176,9 @@ class Rows:
     VIPs.
     """
 
-    def __init__(self, ticks: Ticks) -> None:
-        self._ticks = ticks
-        self._limits = {0: ticks(None)}  # by VIP id
+    def __init__(self, idle_ticks: IdleTicks) -> None:
+        self._idle_ticks = idle_ticks
+        self._limits = {0: idle_ticks(None)}  # by VIP id
         self.backends: dict[int, Backend] = {}
         self.pools: dict[int, Pool] = {}
         self.vips: dict[int, Vip] = {}  # also those that nobody asks for any more: flows name them
@@ -202,7 +203,7 @@ class Rows:
         for row in vips:
             by_address.setdefault(row.address, []).append(row)
             self.vips[row.id] = _vip(row)
-            self._limits[row.id] = self._ticks(row)
+            self._limits[row.id] = self._idle_ticks(row)
         self.addresses = {
             words(address): _services(number, rows)
             for number, (address, rows) in enumerate(by_address.items(), 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from limpet.core.model import Affinity
 from limpet.datapath.abi import Event, FlowSession
-from limpet.datapath.reference.packet import Packet
+from limpet.datapath.reference.packet import Kind, Packet
 from limpet.datapath.reference.rows import Rows, Vip
 from limpet.datapath.reference.sessions import Key, Session, SessionTable, key_of
 
@@ -48,6 +48,8 @@ class Seats:
         session = self._sessions.find(key)
         if session is None or not self._sessions.is_live(session, now):
             return Seat(key, past=session, split=split)
+        if p.kind is not Kind.ICMP_ERROR:  # no entry of a new flow refreshes its session yet
+            session.seen = now
         return Seat(key, live=session, split=split)
 
     def _split(self, seat: Seat, client: Session, vip: Vip, p: Packet, now: int) -> Seat:

@@ -308,7 +308,7 @@ class Ladder:
         """Where a client's packets go, whatever their ports."""
         seat = self._seats.find(vip, p, now)
         choice.events += seat.events
-        if seat.live is not None:
+        if seat.live is not None and self._takes(vip, seat.live.backend, LEFT_BY_FLOWS):
             choice.backend_id, choice.rung = seat.live.backend, Rung.SESSION_EXISTING
         else:
             pool = self._rows.pools.get(vip.pool)

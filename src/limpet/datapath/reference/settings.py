@@ -3,17 +3,11 @@
 constants.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from limpet.core.model import Protocol, Timeouts, VipRow
-from limpet.datapath.abi import Life
 from limpet.datapath.reference.packet import Words
-
-FRAGMENT_S = 60
-LATE_S = 7 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +53,3 @@ def read(record: np.ndarray[tuple[()], np.dtype[np.void]]) -> Settings:
         icmp_source6=record["icmp_source6"].tobytes(),
         redirect_always=bool(record["redirect_always"]),
     )
-
-
-def idle_ticks(row: VipRow | None, tick_s: float) -> Mapping[Life, int]:
-    """Idle limits of a VIP's entries by their lives; None: of fragments, which have no VIP."""
-    times = Timeouts() if row is None else row.timeouts
-    is_tcp = row is None or row.protocol is Protocol.TCP
-    seconds = {
-        Life.OPENING: times.tcp_opening_s,
-        Life.ESTABLISHED: times.tcp_established_s,
-        Life.DATAGRAM: times.udp_s,
-        Life.CLOSING: times.tcp_closing_s,
-        Life.FRAGMENT: FRAGMENT_S,
-        Life.LATE: LATE_S,
-        Life.SESSION: times.tcp_established_s if is_tcp else times.udp_s,
-    }
-    return {life: round(limit / tick_s) for life, limit in seconds.items()}
