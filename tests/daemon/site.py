@@ -41,6 +41,7 @@ name = "{name}"
 pop = "fra"
 interfaces = ["eth0"]
 flows_max = 4096
+sessions_max = 4096
 slot_key = "000102030405060708090a0b0c0d0e0f"
 
 [[backend]]

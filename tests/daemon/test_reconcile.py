@@ -29,10 +29,10 @@ pytestmark = pytest.mark.kernel
 def reconciler(site: Site) -> Iterator[tuple[Kernel, Reconciler]]:
     """As the daemon opens it, in this process; only inside the director's namespace."""
     site.places.state.mkdir(exist_ok=True)
-    sizes = Sizes(settings.buckets(4096), 64)
+    sizes = Sizes(settings.buckets(4096), 64, settings.session_buckets(4096))
     kernel = Kernel.open(site.places.pins, sizes)
     with State(site.places.state_file) as state, IPRoute() as netlink:
-        yield kernel, Reconciler(kernel, state, NextHops(netlink))
+        yield kernel, Reconciler(kernel, state, NextHops(netlink), site.places.pins)
     kernel.close()
 
 

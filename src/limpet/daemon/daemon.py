@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,11 +27,12 @@ from limpet.api.places import Places, places
 from limpet.core.config import parse
 from limpet.core.errors import LimpetError, unreadable
 from limpet.core.model import Desired
-from limpet.daemon import forwarding, log, notify
+from limpet.daemon import forwarding, log, notify, recollection
 from limpet.daemon.events import Events
 from limpet.daemon.lock import locked
 from limpet.daemon.nexthop import NextHops
 from limpet.daemon.pacing import Pacing
+from limpet.daemon.parts import Parts
 from limpet.daemon.reconcile import Reconciler
 from limpet.datapath import libbpf, settings
 from limpet.datapath.kernel import Kernel, Sizes
@@ -95,23 +96,30 @@ async def _run(options: Options, desired: Desired, where: Places) -> None:
     forwarding.enable()
     with ThreadPoolExecutor(1, "reconcile") as thread:
         opening = asyncio.get_running_loop().run_in_executor(thread, _open, desired, where)
-        kernel, reconciler = await opening
+        kernel, state, reconciler = await opening
         pacing = Pacing(thread, reconciler)
         with _events(pacing, reconciler):
+            known = recollection.recall(where.state)
+            reconciler.health = lambda: known
             outcome = await pacing.start(desired)
             logger.info(
                 "forwarding", writes=outcome.writes, duration_s=round(outcome.duration_s, 3)
             )
-            await _serve(options, where, kernel, reconciler, pacing)
+            parts = Parts(kernel, state, reconciler, pacing)
+            with closing(parts.resets):
+                parts.check(known)
+                await _serve(options, where, parts)
 
 
-def _open(desired: Desired, where: Places) -> tuple[Kernel, Reconciler]:
+def _open(desired: Desired, where: Places) -> tuple[Kernel, State, Reconciler]:
     """In the thread of the passes, which owns all of these."""
     where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     director = desired.director
-    sizes = Sizes(settings.buckets(director.flows_max), director.pools_max)
+    flows, sessions = director.flows_max, director.sessions_max
+    sizes = Sizes(settings.buckets(flows), director.pools_max, settings.session_buckets(sessions))
     kernel = Kernel.open(where.pins, sizes)
-    return kernel, Reconciler(kernel, State(where.state_file), NextHops(IPRoute()))
+    state = State(where.state_file)
+    return kernel, state, Reconciler(kernel, state, NextHops(IPRoute()), where.pins)
 
 
 @contextmanager
@@ -124,21 +132,17 @@ def _events(pacing: Pacing, reconciler: Reconciler) -> Iterator[None]:
         events.stop()
 
 
-async def _serve(
-    options: Options, where: Places, kernel: Kernel, reconciler: Reconciler, pacing: Pacing
-) -> None:
+async def _serve(options: Options, where: Places, parts: Parts) -> None:
     from limpet.api.server import serving  # fastapi takes longer to import than a pass takes
     from limpet.daemon.director import RunningDirector
 
-    director = RunningDirector(options.file, where, kernel, reconciler, pacing)
+    director = RunningDirector(options.file, where, parts)
     async with asyncio.TaskGroup() as tasks:  # a bug in one of them ends the process
-        running = [
-            tasks.create_task(pacing.run()),
-            tasks.create_task(director.sampler.run()),
-            tasks.create_task(_keep_watchdog_quiet()),
-        ]
+        running = [tasks.create_task(run()) for run in parts.tasks()]
+        running.append(tasks.create_task(_keep_watchdog_quiet()))
         director.start_metrics()
-        async with serving(director, where.socket):
+        async with serving(director, where.socket, where.state, parts.desired.api) as service:
+            director.service = service
             _handle_signals(director, tasks)
             notify.ready(director.headline())
             logger.info("ready", socket=str(where.socket))

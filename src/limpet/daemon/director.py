@@ -2,34 +2,44 @@
 """RunningDirector: the director as the API sees it (api/interface.py).
 
 It gathers: what the last pass reached, what the kernel counts, how fast that moves. Reads of the
-kernel that may take long run in threads of their own. It writes nothing; a reload goes to the
-reconcile task like everything else.
+kernel that may take long run in threads of their own. It writes nothing; a reload or a change of
+intents goes to the reconcile task like everything else.
 """
 
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from limpet import __version__
-from limpet.api.interface import FlowPage, FlowQuery, Json, Question
+from limpet.api.interface import (
+    DrainRequest,
+    FlowPage,
+    FlowQuery,
+    Json,
+    Question,
+    Service,
+    SessionQuery,
+)
 from limpet.api.places import Places
 from limpet.core.config import parse
 from limpet.core.errors import LimpetError
+from limpet.core.intent import Intents
 from limpet.core.model import Desired
-from limpet.daemon import notify, view
+from limpet.daemon import clients, condition, intents, notify, outlook, view
 from limpet.daemon import where as where_of
 from limpet.daemon.answer import said
 from limpet.daemon.daemon import digest, read_file
 from limpet.daemon.log import configure
-from limpet.daemon.pacing import Pacing
-from limpet.daemon.reconcile import Now, Outcome, Reconciler
-from limpet.daemon.sampler import Sampler
-from limpet.datapath.kernel import Kernel
+from limpet.daemon.parts import Parts
+from limpet.daemon.reconcile import ChangeOf, Now, Outcome
+from limpet.daemon.sampler import Population
 from limpet.metrics import Endpoint, Reading
+from limpet.store.revisions import REVISIONS_MAX
 
 log = structlog.get_logger()
 
@@ -37,20 +47,14 @@ log = structlog.get_logger()
 class RunningDirector:
     """One director, running."""
 
-    def __init__(
-        self,
-        file: Path,
-        places: Places,
-        kernel: Kernel,
-        reconciler: Reconciler,
-        pacing: Pacing,
-    ) -> None:
-        self._file, self._places = file, places
-        self._kernel, self._reconciler, self._pacing = kernel, reconciler, pacing
+    def __init__(self, file: Path, places: Places, parts: Parts) -> None:
+        self._file, self._places, self._parts = file, places, parts
+        self._kernel, self._reconciler = parts.kernel, parts.reconciler
+        self._pacing = parts.pacing
         self._started = datetime.now(UTC)
         self._file_error = ""  # of the last reload
         self._metrics = Endpoint(self.reading)
-        self.sampler = Sampler(kernel)
+        self.service: Service | None = None  # where the API is served
         self.stopped = asyncio.Event()
 
     @property
@@ -69,7 +73,7 @@ class RunningDirector:
     # --- Reads ----------------------------------------------------------------------------------
 
     async def status(self) -> Json:
-        now, record, census = self._now, self._pacing.record, await self._census()
+        now, record, there = self._now, self._pacing.record, await self._population()
         director = now.desired.director
         return {
             "director": director.name,
@@ -85,7 +89,9 @@ class RunningDirector:
             "program": self._kernel.program_tag(),
             "program_id": self._kernel.program_id(),
             "attachments": view.attachments(now),
-            "flows": view.occupancy(census),
+            "revision": now.effect.revision,
+            "flows": view.occupancy(there.flows),
+            "sessions": view.occupancy(there.sessions),
             "reconcile": {
                 "state": "error" if record.error else "done",
                 "error": record.error,
@@ -97,16 +103,50 @@ class RunningDirector:
         }
 
     async def vips(self) -> list[Json]:
-        return view.vips(self._now, await self._census(), self.sampler.rates())
+        return view.vips(self._now, await self._population(), self._parts.sampler.rates())
 
     async def pools(self) -> list[Json]:
         return view.pools(self._now)
 
     async def backends(self) -> list[Json]:
-        return view.backends(self._now, await self._census(), self.sampler.rates())
+        return view.backends(self._now, await self._population(), self._parts.sampler.rates())
 
     async def counters(self) -> Json:
         return view.counters(self._kernel.counters())
+
+    async def health(self) -> list[Json]:
+        return condition.health(self._now.effect, self._now.desired)
+
+    async def drains(self) -> list[Json]:
+        now, loads = self._now, await self._loads()
+        found = []
+        for each in now.effect.intents.drains.values():
+            load = loads.get(each.backend, outlook.Load(0, 0))
+            watch = self._parts.draining.watch(each, now)
+            found.append(condition.drain(watch, (load.sessions, load.flows), time.time()))
+        return found
+
+    async def intents(self) -> Json:
+        effect = self._now.effect
+        return condition.intents(effect.intents, effect.revision)
+
+    async def diff(self) -> Json:
+        now = self._now
+        return outlook.difference(now.desired, now.effect.intents, now.effect.assessments)
+
+    async def history(self, limit: int) -> list[Json]:
+        wanted = limit + 1 if limit else REVISIONS_MAX  # one more, to say what the last changed
+        revisions = await self._pacing.call(lambda: self._reconciler.history(wanted))
+        return outlook.history(revisions)[: limit or None]
+
+    async def sessions(self, query: SessionQuery) -> FlowPage:
+        return await asyncio.to_thread(clients.session_page, self._now, self._kernel, query)
+
+    async def sources(self, vip: str, limit: int) -> list[Json]:
+        return await asyncio.to_thread(clients.sources, self._now, self._kernel, vip, limit)
+
+    def events(self, since: int | None) -> AsyncIterator[Json]:
+        return self._parts.feed.follow(since)
 
     async def flows(self, query: FlowQuery) -> FlowPage:
         return await asyncio.to_thread(view.flow_page, self._now, self._kernel, query)
@@ -114,8 +154,13 @@ class RunningDirector:
     async def where(self, question: Question) -> Json:
         return await asyncio.to_thread(where_of.where, self._now, self._kernel, question)
 
-    async def _census(self) -> view.Census:
-        return await asyncio.to_thread(self.sampler.census)
+    async def _population(self) -> Population:
+        return await asyncio.to_thread(self._parts.sampler.population)
+
+    async def _loads(self) -> dict[str, outlook.Load]:
+        """Sessions and flows by name of the backend."""
+        rows = await self.backends()
+        return {row["name"]: outlook.Load(row["sessions"], row["flows"]) for row in reversed(rows)}
 
     # --- Changes --------------------------------------------------------------------------------
 
@@ -127,7 +172,9 @@ class RunningDirector:
         notify.reloading()
         try:
             text, desired = await asyncio.to_thread(read_file, self._file)
-            outcome = await self._pacing.submit(lambda: self._reload(text, desired))
+            if self.service is not None:
+                await self.service.update(desired.api)
+            outcome = await self._pacing.submit(lambda: self._reloaded(text, desired))
         except LimpetError as error:
             self._file_error = str(error)
             log.error("reload refused; nothing was changed", file=str(self._file), why=str(error))
@@ -136,14 +183,67 @@ class RunningDirector:
             notify.ready(self.headline())
         self._file_error = ""
         configure(desired.log_level)
+        self._parts.update()
         self.start_metrics()
         log.info("reloaded", writes=outcome.writes, duration_s=round(outcome.duration_s, 3))
+        self._parts.feed.publish("reloaded", summary=str(outcome.summary))
         return {**said(outcome.summary), "program_replaced": outcome.program_loaded}
 
-    def _reload(self, text: str, desired: Desired) -> Outcome:
+    def _reloaded(self, text: str, desired: Desired) -> Outcome:
         outcome = self._reconciler.run(desired, prune=False)
         self._reconciler.file_digest = digest(text)
         return outcome
+
+    async def drain(
+        self, backend: str, request: DrainRequest, by: str, if_revision: int | None
+    ) -> Json:
+        def change(desired: Desired, found: Intents) -> intents.Change:
+            return intents.drain(desired, found, backend, request, by, time.time())
+
+        return await self._change(change, by, if_revision)
+
+    async def undrain(self, backend: str, by: str, if_revision: int | None) -> Json:
+        def change(desired: Desired, found: Intents) -> intents.Change:
+            return intents.undrain(desired, found, backend, by, time.time())
+
+        return await self._change(change, by, if_revision)
+
+    async def set_weight(
+        self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
+    ) -> Json:
+        def change(desired: Desired, found: Intents) -> intents.Change:
+            return intents.weight(desired, found, (pool, backend), weight, by, time.time())
+
+        return await self._change(change, by, if_revision)
+
+    async def rollback(self, revision: int, by: str, if_revision: int | None) -> Json:
+        old = await self._pacing.call(lambda: self._reconciler.revision(revision))
+
+        def change(_: Desired, found: Intents) -> intents.Change:
+            return intents.rolled_back(found, old.intents, revision, by, time.time())
+
+        answer = await self._change(change, by, if_revision)
+        is_same = old.file_digest in ("", self._reconciler.file_digest)
+        return answer if is_same else {**answer, "file_differs": True}
+
+    async def _change(self, change: ChangeOf, by: str, if_revision: int | None) -> Json:
+        outcome = await self._pacing.submit(
+            lambda: self._reconciler.change(change, by, if_revision)
+        )
+        return {**said(outcome.summary), "revision": outcome.revision}
+
+    async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
+        now, loads = self._now, await self._loads()
+        change = intents.drain(
+            now.desired, now.effect.intents, backend, request, "preview", time.time()
+        )
+
+        def plans() -> tuple[outlook.Plan, outlook.Plan]:
+            planned = self._reconciler.planned
+            return planned(now.desired, now.effect.intents), planned(now.desired, change.intents)
+
+        both = await self._pacing.call(plans)
+        return outlook.preview(now.desired, backend, request, both, loads)
 
     def shutdown(self) -> None:
         log.info("told to stop")
@@ -166,17 +266,17 @@ class RunningDirector:
     def reading(self) -> Reading:
         """All numbers at one moment; called by the thread that serves metrics."""
         now, record = self._now, self._pacing.record
-        census, rates = self.sampler.census(), self.sampler.rates()
+        there, rates = self._parts.sampler.population(), self._parts.sampler.rates()
         return Reading(
             director=now.desired.director.name,
             pop=now.desired.director.pop,
             version=__version__,
             counters=self._kernel.counters(),
-            vips=view.vips(now, census, rates),
+            vips=view.vips(now, there, rates),
             pools=view.pools(now),
-            backends=view.backends(now, census, rates),
+            backends=view.backends(now, there, rates),
             attachments=view.attachments(now),
-            flows=view.occupancy(census),
+            flows=view.occupancy(there.flows),
             passes={"done": record.done, "error": record.failed},
             pass_duration_s=record.duration_s,
             pass_succeeded_at=record.succeeded_at,

@@ -16,7 +16,7 @@ from limpet.api.places import Places
 from limpet.core.errors import Conflict, Unreachable
 from limpet.daemon.lock import locked, owner
 from limpet.daemon.nexthop import EXT_MANAGED
-from limpet.datapath import kernel
+from limpet.datapath import kernel, outbound
 from limpet.datapath.kernel import Kernel, Sizes
 
 EXIT_WAIT_S = 10.0
@@ -32,6 +32,7 @@ def down(places: Places) -> bool:
         if (places.pins / "maps").exists():
             with contextlib.suppress(Conflict):  # another version's maps, which it cannot read
                 _release_neighbours(places)
+        outbound.remove(places.pins)
         kernel.remove(places.pins)
     with contextlib.suppress(FileNotFoundError):
         places.socket.unlink()
@@ -52,7 +53,7 @@ def _stop_daemon(places: Places) -> None:
 
 def _release_neighbours(places: Places) -> None:
     """Let the kernel forget the neighbours that it was told to keep resolved."""
-    held = Kernel.open(places.pins, Sizes(1, 1))
+    held = Kernel.open(places.pins, Sizes(1, 1, 1))
     hops = [row.next_hop for row in held.observe().backends]
     held.close()
     macs = {(hop.ifindex, hop.mac.hex(":")) for hop in hops if hop is not None and hop.ifindex}

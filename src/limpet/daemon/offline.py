@@ -49,7 +49,7 @@ def _remembered(desired: Desired, where: Places) -> tuple[Desired, Registry]:
 def _observed(where: Places) -> Image:
     if not (where.pins / "maps").exists():
         return Image()
-    kernel = Kernel.open(where.pins, Sizes(1, 1))
+    kernel = Kernel.open(where.pins, Sizes(1, 1, 1))
     try:
         held = kernel.observe()
     finally:

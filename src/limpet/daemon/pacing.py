@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import structlog
 
+from limpet.api.interface import Json
 from limpet.core.errors import Conflict, DatapathError, LimpetError
 from limpet.core.model import Desired
 from limpet.daemon.reconcile import Outcome, Reconciler
@@ -53,6 +54,7 @@ class Pacing:
         self._routes_changed = False
         self._changes: deque[tuple[Change, asyncio.Future[Outcome]]] = deque()
         self.record = Record()
+        self.tell: Callable[[Json], object] = dict  # of every event that a pass has caused
 
     def wake(self, routes: bool) -> None:
         """Facts changed; `routes`: not only a neighbour."""
@@ -149,6 +151,8 @@ class Pacing:
         record.done += 1
         record.error, record.retry_s = "", RETRY_S
         record.duration_s, record.succeeded_at = outcome.duration_s, time.time()
+        for event in outcome.events:
+            self.tell(event)
         return outcome
 
     def _note_failure(self, error: LimpetError) -> None:

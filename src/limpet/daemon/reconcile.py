@@ -14,23 +14,26 @@ Used by one thread; `now` is a value that others may read at any time. Not here:
 (daemon/pacing.py), and what commands make of intents (daemon/intents.py).
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import structlog
 
 from limpet.api.interface import Json
 from limpet.api.problem import Stale
 from limpet.core.diff import Changes, diff
-from limpet.core.errors import DatapathError
+from limpet.core.errors import DatapathError, LimpetError
 from limpet.core.health import Health
 from limpet.core.intent import Intents
 from limpet.core.model import Address, BackendId, Desired, Encapsulation, Image, NextHop, XdpMode
 from limpet.core.plan import addresses, plan
 from limpet.core.registry import Registry, VipKey
 from limpet.core.summary import Summary, summary
-from limpet.daemon import admission
+from limpet.daemon import admission, condition, recollection
 from limpet.daemon import effect as effects
 from limpet.daemon import links as links_of
 from limpet.daemon.answer import told
@@ -38,14 +41,16 @@ from limpet.daemon.effect import Effect, Key
 from limpet.daemon.intents import Change
 from limpet.daemon.links import Link, Links
 from limpet.daemon.nexthop import UNKNOWN, NextHops
-from limpet.datapath import clock, settings
+from limpet.datapath import clock, outbound, settings
 from limpet.datapath.kernel import Kernel
 from limpet.datapath.settings import Machine
+from limpet.store.revisions import Revision
 from limpet.store.state import State
 
 KEY_BYTES = 16
 RESOLVE_WAIT_S = 0.5  # at start, for neighbours to answer: until then packets take the slow way
 RESOLVE_POLL_S = 0.02
+TO_HOOKS = {"drained"}  # events that the operator's hooks are told
 ChangeOf = Callable[[Desired, Intents], Change]
 log = structlog.get_logger()
 
@@ -74,7 +79,7 @@ class Outcome:
     program_loaded: bool
     duration_s: float
     revision: int = 0  # of the intents that are in effect
-    events: tuple[Json, ...] = ()  # that a change of intents has caused
+    events: tuple[Json, ...] = ()  # what happened, for those who listen
 
 
 class Reconciler:
@@ -85,15 +90,18 @@ class Reconciler:
         kernel: Kernel,
         state: State,
         next_hops: NextHops,
-        health: Callable[[], Mapping[Key, Health]] = dict,
+        pins: Path,
     ) -> None:
-        self._kernel, self._state = kernel, state
-        self._health = health
+        self._kernel, self._state, self._pins = kernel, state, pins
         self.next_hops = next_hops
+        self.health: Callable[[], Mapping[Key, Health]] = dict  # of the checks, when they run
         self._registry = state.load()
         self._intents = state.intents()
         self._flow_key = state.secret("flow_key", KEY_BYTES)
         self._loaded: bytes | None = None  # constants of the program
+        self.loading = threading.Lock()  # not while the sweeper of before runs
+        self._outbound: object = None  # what the way of our own packets was made for
+        self.outbound_error = ""
         self.file_digest = ""  # of the configuration file; goes into the history
         self.split_flows: Mapping[VipKey, int] = {}  # where it is not the number in the file
         self.now: Now | None = None
@@ -147,6 +155,14 @@ class Reconciler:
         effect = self._effect(desired, (0, intents))
         return plan(desired, self._registry, hops, None, effect.assessments, self.split_flows)
 
+    def history(self, limit: int) -> list[Revision]:
+        """The last revisions of the intents, the current one first."""
+        return self._state.history(limit)
+
+    def revision(self, number: int) -> Revision:
+        """One of them; NotFound if it is not kept."""
+        return self._state.revision(number)
+
     def change(self, of: ChangeOf, who: str, if_revision: int | None) -> Outcome:
         """A pass with changed intents. When it returns they are on the disk and in the kernel.
 
@@ -161,12 +177,14 @@ class Reconciler:
         if change.intents == intents:
             return self.run(self.now.desired, prune=False)
         events = tuple(told(event) for event in change.events)
+        told_to_hooks = [event for event in events if event["kind"] in TO_HOOKS]
         revision = self._state.put_intents(
-            change.intents, revision, who, change.what, self.file_digest, time.time(), events
+            change.intents, revision, who, change.what, self.file_digest, time.time(), told_to_hooks
         )
         self._intents = revision, change.intents
         log.info("intents changed", revision=revision, by=who, what=change.what)
-        return replace(self.run(self.now.desired, prune=False), events=events)
+        outcome = self.run(self.now.desired, prune=False)
+        return replace(outcome, events=(*events, *outcome.events))
 
     def run(self, desired: Desired, *, prune: bool) -> Outcome:
         """One pass. Raises before it has written anything if `desired` cannot be done.
@@ -193,9 +211,11 @@ class Reconciler:
         changes = diff(before, image)
         self._kernel.apply(changes)
         self._attach(desired, links)
+        self._put_outbound(desired, is_again=prune)
+        events = self._changed_health(effect)
         self.now = self._reached(desired, image, machine, effects.applied(effect, time.time()))
         duration_s = time.monotonic() - began
-        return Outcome(said, _count(changes), loaded, duration_s, effect.revision)
+        return Outcome(said, _count(changes), loaded, duration_s, effect.revision, events)
 
     # --- Facts ----------------------------------------------------------------------------------
 
@@ -217,7 +237,15 @@ class Reconciler:
 
     def _effect(self, desired: Desired, intents: tuple[int, Intents]) -> Effect:
         before = None if self.now is None else self.now.effect
-        return effects.weigh(before, desired, intents, self._health(), time.time())
+        return effects.weigh(before, desired, intents, self.health(), time.time())
+
+    def _changed_health(self, effect: Effect) -> tuple[Json, ...]:
+        if self.now is None:
+            return ()
+        events = tuple(condition.changes(self.now.effect.health, effect))
+        if events:
+            recollection.keep(self._state.path.parent, effect.health)
+        return events
 
     def _is_same(self, desired: Desired, effect: Effect) -> bool:
         """Whether the pass before planned by the same."""
@@ -231,7 +259,9 @@ class Reconciler:
     def _referenced(self) -> frozenset[BackendId] | None:
         if not self._registry.lingering or self._loaded is None:
             return frozenset()
-        named = self._kernel.flows().backends(self._kernel.tick())
+        tick = self._kernel.tick()
+        named = set(self._kernel.flows().backends(tick))
+        named |= set(np.flatnonzero(self._kernel.sessions().census(tick).backends).tolist())
         return frozenset(BackendId(number) for number in named)
 
     def _machine(self, desired: Desired, links: Links) -> Machine:
@@ -254,10 +284,26 @@ class Reconciler:
         wanted = settings.encode(desired.director, machine)
         if self._loaded == wanted.tobytes():
             return False
-        self._kernel.load(wanted)
+        with self.loading:
+            self._kernel.load(wanted)
         self._loaded = wanted.tobytes()
         log.info("program loaded", tag=self._kernel.program_tag())
         return True
+
+    def _put_outbound(self, desired: Desired, *, is_again: bool) -> None:
+        """The way of our own packets to backends. Without it there are no resets, and checks learn
+        nothing; clients do not need it."""
+        director = desired.director
+        wanted = (director.mark, director.source4, director.source6)
+        if wanted == self._outbound and not is_again:
+            return
+        try:
+            outbound.put(director, self._pins)
+            self._outbound, self.outbound_error = wanted, ""
+        except LimpetError as error:
+            if not self.outbound_error:
+                log.error("no way for our own packets to backends", why=str(error))
+            self._outbound, self.outbound_error = None, str(error)
 
     def _save(self, registry: Registry) -> None:
         if registry != self._registry:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sampler: how fast counters move, and how many flows there are, for everybody who asks.
+"""Sampler: how fast counters move, and how many flows and sessions there are, for all who ask.
 
-Counters are read once a second, so that a rate is there at once whoever asks first. Counting the
-flows means reading the connection table; that is done only when asked for, and the answer is kept
+Counters are read once a second, so that a rate is there at once whoever asks first. Counting flows
+and sessions means reading their tables; that is done only when asked for, and the answer is kept
 for ten times as long as it took, so that many who ask do not cost more than one.
 """
 
@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from limpet.datapath.flows import Census
 from limpet.datapath.kernel import Kernel
+from limpet.datapath.sessions import SessionCensus
 
 PERIOD_S = 1.0
-SHARE_OF_TIME = 0.1  # of one CPU, at most, that counting flows may take
+SHARE_OF_TIME = 0.1  # of one CPU, at most, that counting may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,15 @@ class Rates:
         return max(0, new - old) / seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Population:
+    """Who is there."""
+
+    flows: Census
+    sessions: SessionCensus  # of VIPs whose sessions have entries
+    loads: NDArray[np.uint32]  # live sessions of every kind, by id of the backend
+
+
 class Sampler:
     """Reads the counters of one kernel."""
 
@@ -54,8 +64,8 @@ class Sampler:
         self._kernel = kernel
         sample = self._sample()
         self._rates = Rates(sample, sample)
-        self._census: Census | None = None
-        self._census_until = 0.0
+        self._counted: Population | None = None
+        self._counted_until = 0.0
         self._counting = threading.Lock()
 
     async def run(self) -> None:
@@ -68,15 +78,18 @@ class Sampler:
     def rates(self) -> Rates:
         return self._rates
 
-    def census(self) -> Census:
-        """Flows now, or a moment ago. Any thread may ask."""
+    def population(self) -> Population:
+        """Flows and sessions now, or a moment ago. Any thread may ask."""
         with self._counting:
             began = time.monotonic()
-            if self._census is None or began >= self._census_until:
-                self._census = self._kernel.flows().census(self._kernel.tick())
+            if self._counted is None or began >= self._counted_until:
+                tick = self._kernel.tick()
+                flows = self._kernel.flows().census(tick)
+                sessions = self._kernel.sessions().census(tick)
+                self._counted = Population(flows, sessions, self._kernel.loads())
                 took = time.monotonic() - began
-                self._census_until = began + took / SHARE_OF_TIME
-            return self._census
+                self._counted_until = began + took / SHARE_OF_TIME
+            return self._counted
 
     def _sample(self) -> Sample:
         return Sample(time.monotonic(), self._kernel.vip_stats(), self._kernel.backend_stats())

@@ -9,6 +9,7 @@ import json
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_address
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,31 +17,39 @@ from numpy.typing import NDArray
 from limpet.api.interface import FlowPage, FlowQuery, Json
 from limpet.core import hashing
 from limpet.core.errors import NotFound
-from limpet.core.model import SLOTS, BackendRow, PoolRow, Vip
+from limpet.core.model import SLOTS, Affinity, BackendRow, Pool, PoolRow, Vip
 from limpet.core.registry import KnownBackend, Registry
 from limpet.core.slots import shares
+from limpet.daemon import condition
 from limpet.daemon.links import by_name
 from limpet.daemon.reconcile import Now
-from limpet.daemon.sampler import Rates
+from limpet.daemon.sampler import Population, Rates
 from limpet.datapath import settings
 from limpet.datapath.abi import MEANINGS, Life
 from limpet.datapath.counters import Counters
-from limpet.datapath.flows import Census, Wanted
+from limpet.datapath.flows import Wanted
 from limpet.datapath.kernel import Kernel
 
 BATCH = 4_096
 LIVES = {int(life): life.name.lower() for life in Life}
+REMOVED: Json = {
+    "state": "lingering",
+    "intent": "active",
+    "health": "unchecked",
+    "why_no_new_sessions": ["removed from the file; its row stays while flows name it"],
+}
 KINDS = {"verdicts": "verdict", "rungs": "rung", "events": "event"}
-__all__ = [
-    "Census",
-    "attachments",
-    "backends",
-    "counters",
-    "flow_page",
-    "occupancy",
-    "pools",
-    "vips",
-]
+
+
+class Occupied(Protocol):
+    """A census of one of the tables."""
+
+    @property
+    def total(self) -> int: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def lives(self) -> dict[str, int]: ...
 
 
 def attachments(now: Now) -> list[Json]:
@@ -60,8 +69,8 @@ def attachments(now: Now) -> list[Json]:
     return found
 
 
-def occupancy(census: Census) -> Json:
-    """The connection table as a whole."""
+def occupancy(census: Occupied) -> Json:
+    """The connection table or the session table as a whole."""
     used = sum(census.lives.values())
     return {
         "live": census.total,
@@ -72,14 +81,15 @@ def occupancy(census: Census) -> Json:
     }
 
 
-def vips(now: Now, census: Census, rates: Rates) -> list[Json]:
+def vips(now: Now, there: Population, rates: Rates) -> list[Json]:
     """VIPs in the order of the file."""
-    return [_vip(vip, now.registry, census, rates) for vip in now.desired.vips]
+    return [_vip(vip, now.registry, there, rates) for vip in now.desired.vips]
 
 
-def _vip(vip: Vip, registry: Registry, census: Census, rates: Rates) -> Json:
+def _vip(vip: Vip, registry: Registry, there: Population, rates: Rates) -> Json:
     number = registry.vips[(vip.address, vip.protocol, vip.port)].id
     stats = rates.after.vips[number]
+    is_flow = vip.affinity is Affinity.FLOW
     return {
         "name": vip.name,
         "id": number,
@@ -88,7 +98,9 @@ def _vip(vip: Vip, registry: Registry, census: Census, rates: Rates) -> Json:
         "port": vip.port,
         "pool": vip.pool,
         "affinity": str(vip.affinity),
-        "flows": int(census.vips[number]),
+        "sessions": int((there.flows if is_flow else there.sessions).vips[number]),
+        "sessions_created": int(stats["sessions"]),
+        "flows": int(there.flows.vips[number]),
         "flows_created": int(stats["flows"]),
         "packets": int(stats["packets"]),
         "bytes": int(stats["bytes"]),
@@ -110,56 +122,79 @@ def pools(now: Now) -> list[Json]:
                 "id": row.id,
                 "generation": row.generation,
                 "digest": row.digest,
+                "policy": str(pool.policy),
+                "reassign": str(pool.reassign),
                 "vips": [vip.name for vip in now.desired.vips if vip.pool == pool.name],
-                "backends": _members(row, pool.weights, now.registry),
+                "backends": _members(row, pool, now),
             }
         )
     return found
 
 
-def _members(row: PoolRow, weights: object, registry: Registry) -> list[Json]:
-    assert hasattr(weights, "items")
+def _members(row: PoolRow, pool: Pool, now: Now) -> list[Json]:
+    """`weight` is what people want, by command or else by the file; `effective_weight` is what
+    intent, health and slow start leave of it."""
     owned = shares(row.slots)
     found = []
-    for name, weight in weights.items():
-        slots = owned.get(registry.backends[name].id, 0)
-        percent = round(100 * slots / SLOTS, 3)
-        found.append({"name": name, "weight": weight, "slots": slots, "share_percent": percent})
+    for name in pool.weights:
+        slots = owned.get(now.registry.backends[name].id, 0)
+        each = now.effect.assessments[(pool.name, name)]
+        found.append(
+            {
+                "name": name,
+                "weight": each.full_weight,
+                "effective_weight": each.weight,
+                "slots": slots,
+                "share_percent": round(100 * slots / SLOTS, 3),
+                "why": list(each.reasons),
+            }
+        )
     return found
 
 
-def backends(now: Now, census: Census, rates: Rates) -> list[Json]:
+def backends(now: Now, there: Population, rates: Rates) -> list[Json]:
     """Backends in the order of the file, then those that linger for their flows."""
     rows = {row.id: row for row in now.image.backends}
     members: dict[str, list[Json]] = {}
     for pool in pools(now):
         for member in pool["backends"]:
-            share = {key: member[key] for key in ("weight", "slots", "share_percent")}
+            share = {key: value for key, value in member.items() if key != "name"}
             members.setdefault(member["name"], []).append({"pool": pool["name"], **share})
     known = [now.registry.backends[backend.name] for backend in now.desired.backends]
     found = []
     for backend in (*known, *now.registry.lingering):
-        row = rows.get(backend.id)
         is_active = backend.name in now.registry.backends and backend in known
         found.append(
             {
-                **_backend(backend, census, rates),
-                "state": "active" if is_active else "lingering",
+                **_backend(backend, there, rates),
+                **(_wanted(now, backend.name) if is_active else REMOVED),
                 "pools": members.get(backend.name, []) if is_active else [],
-                "next_hop": _next_hop(now, row),
+                "next_hop": _next_hop(now, rows.get(backend.id)),
             }
         )
     return found
 
 
-def _backend(backend: KnownBackend, census: Census, rates: Rates) -> Json:
+def _wanted(now: Now, name: str) -> Json:
+    effect = now.effect
+    return {
+        "state": "active",
+        "intent": condition.intent(effect, name),
+        "health": condition.measured(effect, now.desired, name),
+        "why_no_new_sessions": condition.why_no_new_sessions(effect, name),
+    }
+
+
+def _backend(backend: KnownBackend, there: Population, rates: Rates) -> Json:
     stats = rates.after.backends[backend.id]
     return {
         "name": backend.name,
         "id": backend.id,
         "address": str(backend.address),
         "encapsulation": str(backend.encapsulation),
-        "flows": int(census.backends[backend.id]),
+        "sessions": int(there.loads[backend.id]),
+        "sessions_created": int(stats["sessions"]),
+        "flows": int(there.flows.backends[backend.id]),
         "flows_created": int(stats["flows"]),
         "packets": int(stats["packets"]),
         "bytes": int(stats["bytes"]),
