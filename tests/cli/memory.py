@@ -255,7 +255,7 @@ class MemoryDirector:
     ) -> Json:
         self._require(backend)
         if backend in self.draining:
-            raise Conflict(f"backend {backend!r} is draining already")
+            raise Conflict(f"backend {backend!r} is draining already, in another way")
         answer = self._changed(
             f"drain {backend}", if_revision, by, {"kind": "drain_began", "backend": backend}
         )

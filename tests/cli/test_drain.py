@@ -43,6 +43,8 @@ def test_a_drain_that_is_on_says_since_when_and_by_whom(operator: Operator) -> N
     assert f"b1 is being drained already, since {began[:10]} {began[11:19]}" in text
     assert "by uid 0 (root); nothing was changed" in text
     assert not operator.json("backend", "drain", "b1")["is_changed"]
+    error = operator.refused(4, "backend", "drain", "b1", "--deadline", "1h")
+    assert "is draining already, in another way" in error
     assert len(operator.director.revisions) == 1
 
 

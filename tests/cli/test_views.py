@@ -209,6 +209,36 @@ def test_token_prints_the_secret_once_and_a_line_that_knows_it(operator: Operato
     assert "'a b' is not a name" in operator.refused(2, "token", "new", "viewer", "a b")
 
 
+HEAVY = ("fastapi", "numpy", "pydantic", "pyroute2", "uvicorn", "structlog")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["backend", "--help"],
+        ["backend", "drain", "b1", "--dry-run"],
+        ["backend", "weight", "b1", "5"],
+        ["backend", "list", "--json"],
+        ["drains"],
+        ["sessions"],
+        ["events"],
+        ["rollback", "0"],
+        ["token", "new", "viewer", "x"],
+    ],
+    ids=" ".join,
+)
+def test_commands_import_nothing_heavy(operator: Operator, argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom limpet.cli.main import main\nsys.argv[1:] = "
+        f"{argv!r}\ntry:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [*COMMAND[:1], "-c", code], capture_output=True, text=True, env=operator.environment
+    )
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
 def completions(operator: Operator, line: str) -> tuple[list[str], str]:
     """What bash offers for a line, with what was said meanwhile."""
     environment = operator.environment | {

@@ -3,12 +3,11 @@
 
 Before it asks the daemon, a drain looks for what an operator may have overlooked: a name that does
 not exist, a drain that is on already, a pool that would have nobody left for new sessions. The
-last needs --force, because it is what a tired operator does not mean. Who drains a backend again
-with other terms keeps those that he does not name.
+last needs --force, because it is what a tired operator does not mean. Other terms for a drain that
+is on are the daemon's to judge.
 """
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,16 +34,13 @@ class Terms:
     def are_said(self) -> bool:
         return (self.deadline_s, self.at_deadline, self.rule) != (None, None, None)
 
-    def over(self, running: "Json | None") -> "Json":
-        """As the API wants them; what is not said stays as in the drain that is on."""
-        found: Json = {"rule": None, "deadline_s": None, "at_deadline": "keep"}
-        if running:
-            found |= {"rule": running["rule"], "at_deadline": running["at_deadline"]}
-            if running["deadline"] is not None:
-                left_s = duration.unix(running["deadline"]) - time.time()
-                found["deadline_s"] = max(0.0, left_s)
-        said = {"rule": self.rule, "deadline_s": self.deadline_s, "at_deadline": self.at_deadline}
-        return found | {key: value for key, value in said.items() if value is not None}
+    def body(self) -> "Json":
+        """As the API wants them."""
+        return {
+            "rule": self.rule,
+            "deadline_s": self.deadline_s,
+            "at_deadline": self.at_deadline or "keep",
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +56,7 @@ class Order:
 def preview(order: Order, socket: Path | None, *, as_json: bool) -> None:
     client = Client(socket)
     lonely = _lonely(client, order.backend)
-    body = order.terms.over(find(client, order.backend))
-    answer = client.put(_path(order.backend), body, dry_run="true")
+    answer = client.put(_path(order.backend), order.terms.body(), dry_run="true")
     if as_json:
         typer.echo(json.dumps(answer | {"last_active_in": lonely}, indent=2))
         return
@@ -76,14 +71,12 @@ def drain(order: Order, socket: Path | None, *, is_waiting: bool, as_json: bool)
     running = find(client, order.backend)
     if running and not order.terms.are_said:
         _say(f"{_already(running)}; nothing was changed", as_json=as_json)
-        answer: Json = {"backend": order.backend, "is_changed": False, **running}
+        answer: Json = {**running, "is_changed": False}
     else:
-        if lonely and not running and not order.is_forced:
+        if lonely and not order.is_forced:
             raise Conflict(f"{_refusal(order.backend, lonely)}; nothing was changed")
-        body = order.terms.over(running)
+        body = order.terms.body()
         answer = client.put(_path(order.backend), body, if_revision=order.if_revision)
-        if running:
-            _say(f"{_already(running)}; its terms are changed", as_json=as_json)
         answer = {**answer, "backend": order.backend, "is_changed": True}
         _say(_begun(answer, find(client, order.backend)), as_json=as_json)
     if is_waiting:
