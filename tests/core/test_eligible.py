@@ -137,6 +137,8 @@ def test_down_backend_is_held_and_then_left(on_down: OnDown, after: Standing) ->
 def test_suppressed_backend_loses_no_flow() -> None:
     found = of_b1(health={"b1": down(NOW - 1_000, is_suppressed=True)})
     assert (found.weight, found.standing, found.until) == (0, LEFT, None)
+    answers = Health(True, NOW - 1_000, "", is_suppressed=True)
+    assert of_b1(health={"b1": answers}).standing == LEFT
 
 
 def test_health_without_a_check_is_nobodys() -> None:
@@ -147,6 +149,8 @@ def test_drain_and_down_add_up() -> None:
     found = of_b1(drain=Drain("b1", NOW, "ann", deadline=NOW + 50), health={"b1": down()})
     assert (found.standing, found.until) == (LEFT, NOW + 20)
     assert [reason.split()[0] for reason in found.reasons] == ["draining", "down:"]
+    over = Drain("b1", NOW - 9, "ann", deadline=NOW, at_deadline=AtDeadline.RESET)
+    assert of_b1(drain=over, health={"b1": down()}).standing == LEFT | Standing.RESET
 
 
 def test_fail_open_uses_all_when_all_are_down() -> None:
@@ -161,16 +165,16 @@ def test_fail_open_uses_all_when_all_are_down() -> None:
 
 def test_fail_open_looks_at_active_backends_only_and_spares_no_drain() -> None:
     pool = replace(POOL, fail_open=True)
-    drain = Drain("b1", NOW, "ann")
-    found = assess(
-        desired(pool),
-        Intents({"b1": drain}),
-        {("web", "b1"): down(NOW - 99), ("web", "b2"): down(NOW - 99)},
-        NOW,
-        {},
-    )
-    assert found[("web", "b2")].weight == 10
-    assert (found[("web", "b1")].weight, found[("web", "b1")].standing) == (0, NORMAL)
+    for of_the_draining_one in (down(NOW - 99), UP):
+        found = assess(
+            desired(pool),
+            Intents({"b1": Drain("b1", NOW, "ann")}),
+            {("web", "b1"): of_the_draining_one, ("web", "b2"): down(NOW - 99)},
+            NOW,
+            {},
+        )
+        assert found[("web", "b2")].weight == 10
+        assert (found[("web", "b1")].weight, found[("web", "b1")].standing) == (0, NORMAL)
 
 
 def test_nobody_active_is_no_reason_to_fail_open() -> None:
