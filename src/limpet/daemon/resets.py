@@ -214,11 +214,3 @@ def decode(records: NDArray[np.void]) -> Iterator[tuple[Flow, Numbers]]:
 
 def _address(data: bytes) -> Address:
     return address(int.from_bytes(data[:8]), int.from_bytes(data[8:]))
-
-
-def flows_of(found: NDArray[np.void], vips: Mapping[int, Address]) -> Iterator[Flow]:
-    """Flows of the connection table (datapath.flows.FLOW), with the address of each VIP by id."""
-    for each in found:
-        client = address(int(each["client_high"]), int(each["client_low"]))
-        ports = int(each["client_port"]), int(each["vip_port"])
-        yield Flow(client, ports[0], vips[int(each["vip"])], ports[1], int(each["backend"]))
