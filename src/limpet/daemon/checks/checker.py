@@ -214,8 +214,10 @@ class Checker:
         pause = self._queue[0][0] - loop.time() if self._queue else None
         if pause is None or pause > BATCH_S:
             self._woken.clear()
+            # Not wait_for: before Python 3.12 it may swallow a cancellation.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
         else:
             await asyncio.sleep(BATCH_S)
 

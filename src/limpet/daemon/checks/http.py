@@ -51,7 +51,11 @@ async def _next(protocol: h11.Connection, connection: Connection) -> h11.Event:
     while True:
         event = protocol.next_event()
         if event is h11.NEED_DATA:
-            protocol.receive_data(await connection.receive())
+            data = await connection.receive()
+            is_first = protocol.their_state is h11.SEND_RESPONSE and not protocol.trailing_data[0]
+            if not data and is_first:
+                raise CheckError("connection closed without an answer")
+            protocol.receive_data(data)
         elif isinstance(event, h11.Event):
             return event
         else:
@@ -62,8 +66,7 @@ async def _judge_status(protocol: h11.Connection, connection: Connection, target
     event = await _next(protocol, connection)
     while isinstance(event, h11.InformationalResponse):
         event = await _next(protocol, connection)
-    if not isinstance(event, h11.Response):
-        raise CheckError("connection closed without an answer")
+    assert isinstance(event, h11.Response), event
     first, last = target.check.http_status
     if not first <= event.status_code <= last:
         wanted = f"{first}-{last}" if first != last else str(first)
