@@ -7,7 +7,7 @@ its counters: each frame must move exactly one.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -17,19 +17,25 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from limpet.core.diff import Changes, diff
+from limpet.core.diff import Changes, apply, diff
 from limpet.core.model import Image
 from limpet.datapath import abi, kernel, libbpf
-from limpet.datapath.abi import Event, FlowWord, Rung, Verdict
+from limpet.datapath.abi import Event, FlowWord, Rung, SessionWord, Verdict
+from limpet.datapath.counters import Counters
 from limpet.datapath.kernel import Kernel, Sizes
-from limpet.datapath.reference import Reference
+from limpet.datapath.reference import Reference, Reset
 from packets.world import IMAGE, INGRESS, POOLS, TICK_SHIFT, Switches, idle_ticks, settings
 
 NUMBERS = count(1)
 TICKS = 1 << FlowWord.SEEN_BITS
 START = 5  # tick at which the reference begins
-DROPPED = range(Verdict.DROP_MALFORMED, len(Verdict))
+DROPPED = (Verdict.RESET, *range(Verdict.DROP_MALFORMED, len(Verdict)))
+SINCE = ((1 << SessionWord.SINCE_BITS) - 1) << SessionWord.SINCE_SHIFT
 Stats = dict[tuple[str, int, str], int]
+# (bucket, way) -> id and word, with ticks counted from now.
+Table = dict[tuple[int, int], tuple[int, int]]
+# (bucket, way) -> client, word without the time it began, last tick from now, open flows.
+Sessions = dict[tuple[int, int], tuple[tuple[int, int], int, int, int]]
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,7 @@ class Seen:
     events: tuple[Event, ...]  # in the order of their numbers
     action: str
     frame: bytes | None
+    reset: Reset | None = None  # what the daemon was told
 
 
 class Bench(Protocol):
@@ -51,7 +58,10 @@ class Bench(Protocol):
     def run(self, frame: bytes) -> Seen: ...
     def age(self, ticks: int) -> None: ...
     def sweep(self) -> tuple[Event, ...]: ...
-    def entries(self) -> dict[tuple[int, int], tuple[int, int]]: ...
+    def entries(self) -> Table: ...
+    def sessions(self) -> Sessions: ...
+    def loads(self) -> dict[int, int]: ...
+    def turns(self) -> dict[int, int]: ...
     def stats(self) -> Stats: ...
 
 
@@ -94,7 +104,7 @@ class ReferenceBench:
         outcome = self._reference.run(frame, self._ticks << TICK_SHIFT, INGRESS)
         events = tuple(sorted(outcome.events))
         done = action(outcome.verdict, self._switches)
-        return Seen(outcome.verdict, outcome.rung, events, done, outcome.frame)
+        return Seen(outcome.verdict, outcome.rung, events, done, outcome.frame, outcome.reset)
 
     def age(self, ticks: int) -> None:
         self._ticks += ticks
@@ -102,12 +112,28 @@ class ReferenceBench:
     def sweep(self) -> tuple[Event, ...]:
         return tuple(sorted(self._reference.sweep(self._ticks << TICK_SHIFT)))
 
-    def entries(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """(bucket, way) -> (id, word), with ticks counted from now."""
+    def entries(self) -> Table:
         return {
             (bucket, way): (number, _since(word, self._ticks))
             for bucket, way, number, word in self._reference.table.words()
         }
+
+    def sessions(self) -> Sessions:
+        found = {}
+        for bucket, way, session, is_marked in self._reference.sessions.rows():
+            mark = is_marked << SessionWord.SPILLED_SHIFT
+            if session is None:
+                found[bucket, way] = _session((0, 0), mark, 0, 0)
+            else:
+                seen, word = session.seen - self._ticks, session.word() | mark
+                found[bucket, way] = _session(session.key.client, word, seen, session.flows)
+        return found
+
+    def loads(self) -> dict[int, int]:
+        return {backend: load for backend, load in self._reference.loads.items() if load}
+
+    def turns(self) -> dict[int, int]:
+        return dict(self._reference.turns)
 
     def stats(self) -> Stats:
         both = {"vip": self._reference.vip_stats, "backend": self._reference.backend_stats}
@@ -117,6 +143,15 @@ class ReferenceBench:
             for (number, name), value in stats.items()
             if value
         }
+
+
+def _session(
+    client: Sequence[int], word: int, seen: int, flows: int
+) -> tuple[tuple[int, int], int, int, int]:
+    """A session; time stands still in the kernel, so when it began cannot be compared."""
+    if not word >> SessionWord.LIFE_SHIFT & (1 << SessionWord.LIFE_BITS) - 1:
+        return (0, 0), word, 0, 0
+    return (client[0], client[1]), word & ~SINCE, seen % (1 << 32), flows
 
 
 def _since(word: int, ticks: int) -> int:
@@ -131,27 +166,31 @@ class KernelBench:
     """The program in the kernel, by test runs; its maps are pinned under a name of their own."""
 
     def __init__(self, pins: Path, switches: Switches) -> None:
-        self._kernel = Kernel.open(pins, Sizes(switches.buckets, len(POOLS), switches.session_buckets))
+        sizes = Sizes(switches.buckets, len(POOLS), switches.session_buckets)
+        self._kernel = Kernel.open(pins, sizes)
         self._kernel.load(settings(switches))
         self._image = Image()
-        fd = libbpf.get(pins / "maps" / "flows")
-        self._memory = libbpf.map_memory(fd)
-        os.close(fd)
-        places = switches.buckets * int(abi.Limit.FLOW_WAYS)
-        self._flows: NDArray[np.void] = np.frombuffer(self._memory, abi.FLOW_ENTRY, places)
+        self._flows: NDArray[np.void] = self._kernel._map("flows")["entries"].reshape(-1)
+        self._sessions: NDArray[np.void] = self._kernel._map("sessions")["entries"].reshape(-1)
+        self._ring = self._kernel.resets()
         self.reset(IMAGE)
 
     def reset(self, image: Image) -> None:
         self.apply(diff(self._image, image))
-        self._image = image
-        self._flows[:] = np.zeros((), abi.FLOW_ENTRY)
+        self._kernel.forget_flows()
+        self._kernel._map("turns")["count"] = 0
         self._stats = self._all_stats()
 
     def apply(self, changes: Changes) -> None:
+        """Write changes, and the idle limits of this world."""
         self._kernel.apply(changes)
-        self._image = self._kernel.observe()
+        self._image = apply(self._image, changes)
+        limits = self._kernel._map("idle_limits")["ticks"][0]
+        for row in (None, *(changes.vips or ())):
+            for life, ticks in idle_ticks(row).items():
+                limits[row.id if row else 0][life] = ticks
 
-    def run(self, frame: bytes, metadata: int = 0) -> Seen:
+    def run(self, frame: bytes, metadata: int = 0, *, reads_ring: bool = True) -> Seen:
         before = self._kernel.counters()
         run = libbpf.run(self._kernel.program, frame, metadata=metadata)
         after = self._kernel.counters()
@@ -163,10 +202,24 @@ class KernelBench:
         return Seen(
             verdict,
             Rung[rungs[0]] if rungs else None,
-            tuple(sorted(Event[name] for name in _moved(before.events, after.events))),
+            _events(before, after),
             run.action,
             None if verdict in DROPPED else run.packet,
+            self._reset_record() if reads_ring else None,
         )
+
+    def _reset_record(self) -> Reset | None:
+        """What the ring has for the daemon."""
+        records = self._ring.read()
+        assert len(records) <= 1, "one packet, several records"
+        for record in records:
+            client = np.frombuffer(record["client"].tobytes(), ">u8").tolist()
+            vip = np.frombuffer(record["vip_address"].tobytes(), ">u8").tolist()
+            names = ("sequence", "acknowledged", "client_port", "vip_port", "backend", "family")
+            return Reset(
+                (client[0], client[1]), (vip[0], vip[1]), *(int(record[name]) for name in names)
+            )
+        return None
 
     def reply(self, frame: bytes) -> bytes:
         """The frame as the program leaves it, without a look at counters: for many at a time."""
@@ -176,17 +229,38 @@ class KernelBench:
         words = self._flows["word"]
         used = words >> np.uint64(FlowWord.LIFE_SHIFT) & np.uint64(7) > 0
         words[used] = [_since(word, ticks) for word in words[used].tolist()]
+        self._sessions["seen"] -= np.uint32(ticks)
 
-    def entries(self) -> dict[tuple[int, int], tuple[int, int]]:
-        """(bucket, way) -> (id, word) of what is not zero."""
+    def sweep(self) -> tuple[Event, ...]:
+        before = self._kernel.counters()
+        self._kernel.sweep()
+        return _events(before, self._kernel.counters())
+
+    def entries(self) -> Table:
+        tick, ways = self._kernel.tick(), int(abi.Limit.FLOW_WAYS)
         return {
-            divmod(int(place), int(abi.Limit.FLOW_WAYS)): self._entry(int(place))
+            divmod(int(place), ways): (
+                int(self._flows[place]["id"]),
+                _since(int(self._flows[place]["word"]), tick),
+            )
             for place in np.flatnonzero(self._flows["word"])
         }
 
-    def _entry(self, place: int) -> tuple[int, int]:
-        number, word = self._flows[place].item()
-        return number, _since(word, self._kernel.tick())
+    def sessions(self) -> Sessions:
+        tick, ways = self._kernel.tick(), int(abi.Limit.SESSION_WAYS)
+        found = {}
+        for place in np.flatnonzero(self._sessions["word"]):
+            client, word, seen, flows = self._sessions[place].item()
+            found[divmod(int(place), ways)] = _session(client, word, seen - tick, flows)
+        return found
+
+    def loads(self) -> dict[int, int]:
+        loads = self._kernel.loads()
+        return {int(i): int(loads[i]) for i in np.flatnonzero(loads)}
+
+    def turns(self) -> dict[int, int]:
+        turns = self._kernel._map("turns")["count"]
+        return {int(i): int(turns[i]) for i in np.flatnonzero(turns)}
 
     def stats(self) -> Stats:
         now = self._all_stats()
@@ -201,8 +275,22 @@ class KernelBench:
             for number, value in enumerate(rows[name])
         }
 
+    def forget_resets(self) -> int:
+        """Read what the ring has: how many records."""
+        return len(self._ring.read())
+
+    def run_again(self, frame: bytes, times: int) -> None:
+        """The same frame so many times, without a look at what becomes of it."""
+        libbpf.run(self._kernel.program, frame, times)
+
     def close(self) -> None:
+        self._ring.close()
         self._kernel.close()
+
+
+def _events(before: Counters, after: Counters) -> tuple[Event, ...]:
+    """Events that were counted between two looks, in the order of their numbers."""
+    return tuple(sorted(Event[name] for name in _moved(before.events, after.events)))
 
 
 def _moved(before: dict[str, int], after: dict[str, int]) -> list[str]:

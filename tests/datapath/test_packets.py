@@ -18,14 +18,25 @@ from datapath.benches import (
     kernel_benches,
 )
 from limpet.core.diff import Changes
-from limpet.datapath.abi import Event, Rung, Verdict
-from packets.case import Age, Case, Sweep
+from limpet.datapath.abi import RESET, Event, Limit, Rung, Verdict
+from packets.case import Age, Case, Sweep, tcp, udp
 from packets.cases import CASES, MALFORMED
-from packets.world import Switches
+from packets.cases_policy import RESETTING
+from packets.world import IMAGE, IPIP4, IPIP6, VIP4, VIP6, Switches
 
 # One CPU at a time cannot race with itself, and no packet ends without a verdict; headroom
-# is the driver's: tests/datapath/test_limits.py takes it away.
-NOT_BY_PACKETS = {repr(Event.RACE_LOST), repr(Verdict.CONTINUE), repr(Verdict.DROP_HEADROOM)}
+# is the driver's: tests/datapath/test_limits.py takes it away. The sweeper has no packets, and the
+# ring is full only after very many: both have tests below.
+NOT_BY_PACKETS = {
+    repr(Event.RACE_LOST),
+    repr(Verdict.CONTINUE),
+    repr(Verdict.DROP_HEADROOM),
+    repr(Verdict.DROP_RESET),
+    repr(Event.FLOW_EXPIRED),
+    repr(Event.SESSION_EXPIRED),
+}
+# Each record has a header of 8 bytes.
+RING_RECORDS = Limit.RESETS // (RESET.itemsize + 8)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +78,7 @@ def check(case: Case, seen: Seen) -> None:
     got = (seen.verdict, seen.rung, seen.events)
     assert got == (case.verdict, case.rung, tuple(sorted(case.events))), case.name
     assert seen.action == action(case.verdict, case.switches)
+    assert seen.reset == case.reset
     frame = wanted_frame(case)
     assert (seen.frame is None) == (frame is None)
     if frame is not None and seen.frame is not None and seen.frame != frame:
@@ -106,3 +118,49 @@ def test_a_frame_shorter_than_an_ethernet_header_is_passed(size: int) -> None:
     """The kernel gives no such frames to XDP, and makes none for test runs."""
     seen = ReferenceBench(Switches()).run(bytes(size))
     assert (seen.verdict, seen.frame) == (Verdict.PASS_MALFORMED, bytes(size))
+
+
+OPEN = (tcp(VIP4[IPIP4]), tcp(VIP4[IPIP4], "A"), udp(VIP6[IPIP4]), udp(VIP6[IPIP4]))
+
+
+def check_sweep(bench: Bench) -> None:
+    """A handshake, an open flow and one of datagrams: what their ends count."""
+    bench.reset(IMAGE)
+    for packet in (*OPEN, tcp(VIP4[IPIP6]), udp(VIP4[IPIP4], flags="MF", id=9)):
+        bench.run(bytes(packet))
+    assert bench.sweep() == ()
+    bench.age(11)
+    assert bench.sweep() == (Event.FLOW_EXPIRED,) * 2 + (Event.SESSION_EXPIRED,) * 2
+    bench.age(990)
+    assert bench.sweep() == (Event.FLOW_EXPIRED,) * 2 + (Event.SESSION_EXPIRED,) * 2
+    assert bench.loads() == {}
+    assert len(bench.entries()) == 1  # what is late
+    bench.age(200_000)
+    assert bench.sweep() == ()
+    assert bench.entries() == {} == bench.sessions()
+
+
+def test_the_sweeper_ends_what_has_expired() -> None:
+    """Each flow and session once, and fragments without a count; late ones are forgotten."""
+    check_sweep(ReferenceBench(Switches()))
+
+
+@pytest.mark.kernel
+def test_the_sweeper_ends_what_has_expired_in_the_kernel(kernels: KernelBenches) -> None:
+    """The same in the kernel."""
+    check_sweep(kernels.get(Switches()))
+
+
+@pytest.mark.kernel
+def test_a_full_ring_of_resets_is_a_verdict_and_the_next_packet_asks_again(
+    kernels: KernelBenches,
+) -> None:
+    bench, asks = kernels.get(Switches()), bytes(tcp(VIP4[IPIP4], "A"))
+    bench.reset(IMAGE)
+    for step in (*OPEN, RESETTING):
+        bench.apply(step) if isinstance(step, Changes) else bench.run(bytes(step))
+    bench.run_again(asks, RING_RECORDS)
+    seen = bench.run(asks, reads_ring=False)
+    assert (seen.verdict, seen.action) == (Verdict.DROP_RESET, "drop")
+    assert bench.forget_resets() == RING_RECORDS
+    assert bench.run(asks).verdict is Verdict.RESET

@@ -9,8 +9,10 @@ from packets import (
     cases_icmp,
     cases_link,
     cases_malformed,
+    cases_policy,
     cases_service,
     cases_session,
+    cases_split,
 )
 from packets.case import Case
 
@@ -24,5 +26,7 @@ CASES: list[Case] = [
     *cases_fragment.CASES,
     *cases_flow.CASES,
     *cases_session.CASES,
+    *cases_policy.CASES,
+    *cases_split.CASES,
 ]
 MALFORMED: list[Case] = cases_malformed.CASES

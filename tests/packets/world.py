@@ -245,6 +245,11 @@ def fragment_hash(client: str, address: str, protocol: int, datagram: int) -> in
     return int(mix(number ^ FLOW_KEY[0] ^ int.from_bytes(b"fragment", "big")))
 
 
+def words_of(address: str) -> tuple[int, int]:
+    """The two words of an address."""
+    return words(ip_address(address))
+
+
 def session_buckets(client: str, vip: str, buckets: int) -> tuple[int, int]:
     """The two buckets of the session table that a client's session at a VIP address may lie in."""
     vip_id = next(row.id for row in IMAGE.vips if row.address == ip_address(vip))

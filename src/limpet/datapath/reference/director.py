@@ -88,6 +88,11 @@ class Reference:
         return self._ladder.sessions
 
     @property
+    def loads(self) -> Counter[int]:
+        """Live sessions by backend."""
+        return self._ladder.sessions.loads
+
+    @property
     def turns(self) -> Counter[int]:
         """New sessions placed by turn or freest so far, by pool."""
         return self._ladder.chooser.turns

@@ -8,6 +8,7 @@ long an entry of a VIP may be idle.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network
 
 from limpet.core import affinity
@@ -16,6 +17,7 @@ from limpet.core.hashing import words
 from limpet.core.model import (
     Address,
     Affinity,
+    BackendId,
     BackendRow,
     Encapsulation,
     Policy,
@@ -119,7 +121,7 @@ class Services:
 
 def _fragment_vip(vips: list[VipRow]) -> VipRow | None:
     """The VIP that takes fragments: only if there is one pool, and the client alone decides."""
-    if len({vip.pool for vip in vips}) > 1 or any(v.affinity is Affinity.FLOW for v in vips):
+    if len({vip.pool for vip in vips}) > 1 or any(v.affinity is not Affinity.CLIENT for v in vips):
         return None
     return min(vips, key=lambda vip: vip.id)
 
@@ -137,12 +139,17 @@ def _vip(row: VipRow) -> Vip:
     )
 
 
+@lru_cache(maxsize=256)
+def _turns(members: tuple[tuple[BackendId, int], ...]) -> Sequence[int]:
+    return turns(members).data
+
+
 def pool(row: PoolRow) -> Pool:
     """What the packet path needs of a row of the image."""
     weights = inverses(row.members)
     return Pool(
         slots=row.slots.data,
-        turns=turns(row.members).data,
+        turns=_turns(row.members),
         members=tuple((m[0], inverse) for m, inverse in zip(row.members, weights, strict=True)),
         policy=row.policy,
         reassign=row.reassign,
