@@ -34,9 +34,9 @@ def test_text_lists_what_is_otherwise_than_in_the_file() -> None:
         "new flows of its sessions go elsewhere",
         "pool api",
         "  b2: file 5, command 7, in effect 7: weight 7 by command, 5 in the file",
-        "without effect: drain of b8, which is not in the file",
-        "without effect: weight 3 of b1 in pool api, where it is not",
-        "without effect: weight 4 of b1 in pool old, where it is not",
+        "drain of b8: without effect, the file has no such backend",
+        "weight 3 of b1 in pool api: without effect, it is not in there",
+        "weight 4 of b1 in pool old: without effect, it is not in there",
     ]
 
 

@@ -41,8 +41,9 @@ class Line:
 
     @property
     def is_as_in_file(self) -> bool:
-        weight = self.assessment.weight
-        return weight == self.in_file and not self.assessment.standing and self.intent == "active"
+        each = self.assessment
+        is_full = each.weight == self.in_file and each.share == 1
+        return is_full and not each.standing and self.intent == "active"
 
     def __str__(self) -> str:
         """b1: file 2, command 1, in effect 0: draining since 2026-01-31T12:00:00Z"""
@@ -82,7 +83,7 @@ class Effective:
                 pool = line.pool
                 shown.append(f"pool {pool}")
             shown.append(f"  {line}")
-        shown += [f"without effect: {each}" for each in self.idle]
+        shown += self.idle
         return "\n".join(shown) or NOTHING
 
     def json(self) -> dict[str, Any]:
@@ -128,8 +129,8 @@ def intent(intents: Intents, backend: str) -> str:
 def _idle(desired: Desired, intents: Intents) -> Iterator[str]:
     known = {backend.name for backend in desired.backends}
     for name in sorted(intents.drains.keys() - known):
-        yield f"drain of {name}, which is not in the file"
+        yield f"drain of {name}: without effect, the file has no such backend"
     members = {(pool.name, name) for pool in desired.pools for name in pool.weights}
     for pool, name in sorted(intents.weights.keys() - members):
         weight = intents.weights[(pool, name)]
-        yield f"weight {weight} of {name} in pool {pool}, where it is not"
+        yield f"weight {weight} of {name} in pool {pool}: without effect, it is not in there"

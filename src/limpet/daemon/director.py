@@ -27,6 +27,7 @@ from limpet.api.interface import (
 )
 from limpet.api.places import Places
 from limpet.core.config import parse
+from limpet.core.effective import effective
 from limpet.core.errors import LimpetError
 from limpet.core.intent import Intents
 from limpet.core.model import Desired
@@ -132,7 +133,7 @@ class RunningDirector:
 
     async def diff(self) -> Json:
         now = self._now
-        return outlook.difference(now.desired, now.effect.intents, now.effect.assessments)
+        return effective(now.desired, now.effect.intents, now.effect.assessments).json()
 
     async def history(self, limit: int) -> list[Json]:
         wanted = limit + 1 if limit else REVISIONS_MAX  # one more, to say what the last changed
