@@ -131,6 +131,26 @@ class Site:
     def get(self, path: str, **parameters: object) -> Any:
         return Client(self.places.socket).get(path, **parameters)
 
+    @property
+    def api(self) -> Client:
+        return Client(self.places.socket)
+
+    def drain(self, backend: str, **terms: object) -> Any:
+        return self.api.put(f"/v1/backends/{backend}/drain", terms)
+
+    def drains(self) -> dict[str, Any]:
+        return {row["backend"]: row for row in self.get("/v1/drains")}
+
+    def shares(self, pool: str = "web") -> dict[str, float]:
+        """Percent of the slots that each backend of a pool has."""
+        found = next(each for each in self.get("/v1/pools") if each["name"] == pool)
+        return {member["name"]: member["share_percent"] for member in found["backends"]}
+
+    def kill(self) -> None:
+        """End the daemon as a crash would."""
+        self.processes[-1].kill()
+        self.processes[-1].wait()
+
     def wait_for(self, condition: Any, wait_s: float = 5.0) -> None:
         deadline = time.monotonic() + wait_s
         while not condition():
