@@ -14,6 +14,7 @@ Pure: the time is an argument, and `until` says when the answer changes by itsel
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -74,13 +75,23 @@ def assess(
         }
         down = _down(pool, health)
         fails_open = pool.fail_open and _are_all_down(weights, intents, down)
-        for name in pool.weights:
-            effects = list(_effects(pool, intents.drains.get(name), down.get(name), now))
+        for name, in_file in pool.weights.items():
+            key, full, drain = (pool.name, name), weights[name], intents.drains.get(name)
+            start = came.get(key) if pool.slow_start_s else None
+            if drain is None and start is None and full == in_file > 0 and name not in down:
+                found[key] = _usual(full)
+                continue
+            effects = list(_effects(pool, drain, down.get(name), now))
             if fails_open:
-                effects = [*_draining(pool, intents.drains.get(name), now), *_open(name in down)]
-            start = came.get((pool.name, name))
-            found[(pool.name, name)] = _assessment(pool, name, weights[name], effects, start, now)
+                effects = [*_draining(pool, drain, now), *_open(name in down)]
+            found[key] = _assessment(pool, name, full, effects, start, now)
     return found
+
+
+@lru_cache(maxsize=256)
+def _usual(weight: int) -> Assessment:
+    """Active, up, as in the file: nearly everybody, nearly always."""
+    return Assessment(weight, weight)
 
 
 def _down(pool: Pool, health: Mapping[Key, Health]) -> dict[str, Health]:

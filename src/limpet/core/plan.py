@@ -286,7 +286,7 @@ def _left(pool: Pool, registry: Registry, table: SlotTable) -> Iterator[BackendI
     if pool.drain is not DrainRule.FLOWS:
         return
     yield from (backend.id for backend in registry.lingering)
-    former = frozenset(np.unique(table.former).tolist())
+    former = frozenset(np.flatnonzero(np.bincount(table.former.ravel())).tolist())
     for backend in registry.backends.values():
         if backend.name not in pool.weights and backend.id in former:
             yield backend.id
