@@ -356,6 +356,7 @@ def test_model_and_data_plane_have_the_same_limits() -> None:
     assert model.BACKENDS_MAX == abi.Limit.BACKENDS
     assert model.VIPS_MAX == abi.Limit.VIPS
     assert model.POOLS_MAX == abi.Limit.POOLS
+    assert model.PROXIES_MAX == abi.Limit.PROXIES
     assert agent_config.SOURCES_MAX == abi.Limit.AGENT_SOURCES
     assert agent_config.VIPS_MAX == abi.Limit.AGENT_VIPS
     assert model.VIPS_MAX <= abi.Limit.VIP_ADDRESSES // 2
