@@ -12,10 +12,18 @@ from datetime import UTC, datetime
 from limpet import __version__
 from limpet.api.feed import Feed
 from limpet.api.interface import DrainRequest, FlowPage, FlowQuery, Json, Question, SessionQuery
+from limpet.api.problem import Stale
 from limpet.core.config import parse
 from limpet.core.errors import Conflict, NotFound
 
-RATES = {"packets": 9, "bytes": 900, "packets_per_s": 1.0, "bits_per_s": 800.0}
+RATES = {
+    "sessions": 1,
+    "sessions_created": 1,
+    "packets": 9,
+    "bytes": 900,
+    "packets_per_s": 1.0,
+    "bits_per_s": 800.0,
+}
 FLOWS = [
     {
         "client": "10.1.0.2",
@@ -37,7 +45,19 @@ SESSION = {
     "idle_s": 0.5,
     "since_s": 61.0,
     "flows": 5,
+    "is_split": False,
 }
+SHARE = {"weight": 1, "effective_weight": 1, "slots": 32_768, "share_percent": 50.0, "why": []}
+NOTHING: Json = {"added": [], "removed": [], "changed": []}
+PLAN: Json = {
+    "changes": False,
+    "summary": "nothing",
+    **dict.fromkeys(("vips", "pools", "backends"), NOTHING),
+    "moves": [{"pool": "web", "slots_moved": 1, "moves": [{"from": "b1", "to": None, "slots": 1}]}],
+}
+
+
+TERMS = ("backend", "began", "by", "rule", "deadline", "at_deadline", "drained")
 
 
 def now() -> str:
@@ -73,7 +93,9 @@ class MemoryDirector:
             "program": "0011223344556677",
             "program_id": 5,
             "attachments": [attachment],
+            "revision": self.revision,
             "flows": {**occupancy, "by_life": {"established": 5}},
+            "sessions": {**occupancy, "by_life": {"live": 5}},
             "reconcile": {"state": "done", "error": "", **passes},
         }
 
@@ -83,18 +105,14 @@ class MemoryDirector:
         return [{"name": "web4", "id": 1, **place, **rest, **RATES, "flows": 5, "flows_created": 5}]
 
     async def pools(self) -> list[Json]:
-        members = [
-            {"name": name, "weight": 1, "slots": 32_768, "share_percent": 50.0}
-            for name in ("b1", "b2")
-        ]
+        members = [{"name": name, **SHARE} for name in ("b1", "b2")]
         head = {"name": "web", "id": 0, "generation": 3, "digest": "00ff", "vips": ["web4"]}
-        return [{**head, "backends": members}]
+        return [{**head, "policy": "hash", "reassign": "least-sessions", "backends": members}]
 
     async def backends(self) -> list[Json]:
         return [self._backend(number, name) for number, name in enumerate(("b1", "b2"), 1)]
 
     def _backend(self, number: int, name: str) -> Json:
-        share = {"weight": 1, "slots": 32_768, "share_percent": 50.0}
         hop = {"state": "no route", "interface": None, "mac": None, "mtu": None, "gateway": None}
         is_draining = name in self.drain_rows
         return {
@@ -106,11 +124,10 @@ class MemoryDirector:
             "intent": "draining" if is_draining else "active",
             "health": "up",
             "why_no_new_sessions": ["draining"] if is_draining else [],
-            "sessions": 1,
             "flows": 5,
             "flows_created": 5,
             **RATES,
-            "pools": [{"pool": "web", "effective_weight": 1, **share}],
+            "pools": [{"pool": "web", **SHARE}],
             "next_hop": hop,
         }
 
@@ -133,11 +150,12 @@ class MemoryDirector:
 
     async def where(self, question: Question) -> Json:
         found = {"rung": "table", "backend": "b1", "address": "10.10.0.11", "slot": 7, "home": "b1"}
-        return {"client": question.client, "vip": "web4", "pool": "web", **found, "flows": FLOWS}
+        head = {"client": question.client, "vip": "web4", "pool": "web", "why": "live flows"}
+        return {**head, **found, "sessions": [SESSION], "flows": FLOWS}
 
     async def health(self) -> list[Json]:
         state = {"is_up": True, "since": now(), "reason": "connected", "is_suppressed": False}
-        return [{"pool": "web", "backend": "b1", **state, "check": "tcp"}]
+        return [{"pool": "web", "backend": "b1", **state, "checked": now(), "check": "tcp"}]
 
     async def drains(self) -> list[Json]:
         return list(self.drain_rows.values())
@@ -147,7 +165,7 @@ class MemoryDirector:
             {"pool": pool, "backend": name, "weight": weight}
             for (pool, name), weight in self.weights.items()
         ]
-        drains = list(self.drain_rows.values())
+        drains = [{key: row[key] for key in TERMS} for row in self.drain_rows.values()]
         return {"revision": self.revision, "drains": drains, "weights": weights}
 
     async def history(self, limit: int) -> list[Json]:
@@ -155,22 +173,21 @@ class MemoryDirector:
         return newest[:limit] if limit else newest
 
     async def diff(self) -> Json:
-        return {"file": {}, "intents": await self.intents(), "effective": {}, "summary": "none"}
+        wanted = {"drains": list(self.drain_rows), "weights": []}
+        effective = {"web": {"b1": {"weight": 1, "reasons": []}}}
+        file = {"web": {"b1": 1, "b2": 1}}
+        return {"file": file, "intents": wanted, "effective": effective, "summary": "none"}
 
     async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
         self._known(backend)
-        shares = [{"backend": "b2", "percent_before": 50.0, "percent_after": 100.0}]
+        share = {"percent_before": 50.0, "percent_after": 100.0, "sessions": 1}
+        shares = [{"pool": "web", "backend": "b2", **share}]
         counts = {"sessions": 1, "flows": 5, "new_sessions_go_to": shares}
         return {**counts, "summary": f"{backend}: 1 session would stay"}
 
     async def plan(self, text: str) -> Json:
         parse(text)
-        names: Json = {"added": [], "removed": [], "changed": []}
-        moves = [
-            {"pool": "web", "slots_moved": 1, "moves": [{"from": "b1", "to": None, "slots": 1}]}
-        ]
-        parts = {"vips": names, "pools": names, "backends": names, "moves": moves}
-        return {"changes": False, "summary": "nothing", **parts}
+        return PLAN
 
     def events(self, since: int | None) -> AsyncIterator[Json]:
         return self.feed.follow(since)
@@ -186,7 +203,7 @@ class MemoryDirector:
             self.drain_rows[backend] = self._drain(backend, request, by)
             self._next(by, f"drain {backend}")
             self.feed.publish("drain_began", backend=backend, by=by)
-        return {"revision": self.revision, "drain": self.drain_rows[backend]}
+        return {**PLAN, "revision": self.revision}
 
     def _drain(self, backend: str, request: DrainRequest, by: str) -> Json:
         left = {"sessions": 1, "flows": 5, "oldest_s": 60.0, "sessions_at_start": 1}
@@ -195,8 +212,9 @@ class MemoryDirector:
             "began": now(),
             "by": by,
             "rule": request.rule,
-            "deadline": request.deadline_s,
+            "deadline": None if request.deadline_s is None else f"in {request.deadline_s:g} s",
             "at_deadline": request.at_deadline,
+            "drained": None,
             "state": "draining",
             **left,
             "leaving_per_s": 0.0,
@@ -206,19 +224,22 @@ class MemoryDirector:
     async def undrain(self, backend: str, by: str, if_revision: int | None) -> Json:
         self._known(backend)
         self._compare(if_revision)
-        if self.drain_rows.pop(backend, None):
-            self._next(by, f"undrain {backend}")
-        return {"revision": self.revision}
+        if not self.drain_rows.pop(backend, None):
+            raise Conflict(f"backend {backend!r} is not draining")
+        return self._next(by, f"undrain {backend}")
 
     async def set_weight(
         self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
     ) -> Json:
         self._known(backend)
         self._compare(if_revision)
+        before = dict(self.weights)
         if weight is None:
             self.weights.pop((pool, backend), None)
         else:
             self.weights[pool, backend] = weight
+        if self.weights == before:
+            return {**PLAN, "revision": self.revision}
         return self._next(by, f"weight {backend} {weight}")
 
     async def rollback(self, revision: int, by: str, if_revision: int | None) -> Json:
@@ -229,7 +250,7 @@ class MemoryDirector:
 
     async def reload(self) -> Json:
         self.reloads += 1
-        return {**await self.plan(CONFIG), "program_replaced": False}
+        return {**PLAN, "program_replaced": False}
 
     def shutdown(self) -> None:
         self.has_stopped = True
@@ -240,15 +261,17 @@ class MemoryDirector:
 
     def _compare(self, expected: int | None) -> None:
         if expected not in (None, self.revision):
-            raise Conflict(f"revision {expected} was expected, {self.revision} is")
+            assert expected is not None
+            raise Stale(expected, self.revision)
 
     def _next(self, by: str, what: str) -> Json:
         self.revision += 1
         self.revisions.append(self._revision(by, what))
-        return {"revision": self.revision}
+        return {**PLAN, "revision": self.revision}
 
     def _revision(self, by: str, what: str) -> Json:
-        return {"revision": self.revision, "at": now(), "by": by, "what": what, "changes": []}
+        head = {"revision": self.revision, "at": now(), "by": by, "what": what}
+        return {**head, "changes": [what], "file_digest": ""}
 
 
 CONFIG = """

@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -80,7 +80,7 @@ class Served:
         connection = http.client.HTTPConnection("limpet", timeout=START_S)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.connect(str(self.path))
-        return _answer(connection, method, path, body, headers)
+        return answer_of(connection, method, path, body, headers)
 
     def ask_tls(self, method: str, path: str, secret: str = "", body: Any = None) -> Answer:
         assert self.service.tcp_port is not None
@@ -89,7 +89,7 @@ class Served:
             "127.0.0.1", self.service.tcp_port, timeout=START_S, context=context
         )
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        return _answer(connection, method, path, body, headers)
+        return answer_of(connection, method, path, body, headers)
 
     def ask_as(self, uid: int, groups: list[int], method: str, path: str) -> Answer:
         """Over the unix socket, by a process of another user."""
@@ -108,14 +108,14 @@ class Served:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def _answer(
+def answer_of(
     connection: http.client.HTTPConnection,
     method: str,
     path: str,
     body: Any,
-    headers: dict[str, str],
+    headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {name.replace("_", "-"): value for name, value in (headers or {}).items()}
     if isinstance(body, dict):
         body, sent["Content-Type"] = json.dumps(body), "application/json"
     try:

@@ -18,16 +18,16 @@ pytestmark = pytest.mark.kernel
 
 
 def raw(site: Site, method: str, path: str, body: str = "") -> tuple[int, str, Any]:
-    """Status, media type and JSON of an answer."""
+    """Status, media type and JSON of an answer, or its text."""
     connection = http.client.HTTPConnection("limpet")
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(site.places.socket))
     connection.request(method, path, body)
     response = connection.getresponse()
-    media_type = response.getheader("content-type") or ""
-    found = response.status, media_type, json.loads(response.read())
+    media_type, text = response.getheader("content-type") or "", response.read().decode()
     connection.close()
-    return found
+    is_json = media_type in ("application/json", problem.MEDIA_TYPE)
+    return response.status, media_type, json.loads(text) if is_json else text
 
 
 def test_status_says_who_and_how(running: Site) -> None:
@@ -78,15 +78,22 @@ def test_flows_are_filtered_counted_and_limited(running: Site) -> None:
     assert ask(backend=rest[0]["backend"])[0] == first
 
 
-def test_where_says_table_for_a_live_flow_and_home_for_a_new_one(running: Site) -> None:
+def test_where_says_table_for_a_live_flow_and_home_for_a_new_client(running: Site) -> None:
     seen = running.forwarded(range(42_000, 42_001))
     ask = {"client": "10.1.0.2", "vip": VIP4}
     live = running.get("/v1/where", client_port=42_000, **ask)
     assert (live["rung"], live["backend"]) == ("table", seen[42_000])
     assert live["flows"][0]["idle_s"] < 60
-    new = running.get("/v1/where", client_port=9, **ask)
-    assert (new["rung"], new["backend"], new["flows"]) == ("home", seen[42_000], [])
-    assert new["slot"] == live["slot"]
+    assert live["slot"] is not None
+    new = running.get("/v1/where", client="10.2.200.1", vip=VIP4)
+    assert (new["rung"], new["backend"], new["flows"]) == ("home_new", new["home"], [])
+
+
+def test_where_says_session_for_a_new_flow_of_a_client_that_has_one(running: Site) -> None:
+    seen = running.forwarded(range(42_100, 42_101))
+    new = running.get("/v1/where", client="10.1.0.2", vip=VIP4, client_port=9)
+    assert (new["rung"], new["backend"], new["flows"]) == ("session_new", seen[42_100], [])
+    assert [session["backend"] for session in new["sessions"]] == [seen[42_100]]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_drain_says_who_asked_and_its_revision(served: Served, client: Client) -
     answer = client.put(DRAIN, {"rule": "flows", "deadline_s": 60, "at_deadline": "reset"})
     assert answer["revision"] == 2
     (row,) = client.get("/v1/drains")
-    assert (row["rule"], row["deadline"], row["at_deadline"]) == ("flows", 60, "reset")
+    assert (row["rule"], row["deadline"], row["at_deadline"]) == ("flows", "in 60 s", "reset")
     assert row["by"] == "uid 0 (root)"
     assert client.delete(DRAIN)["revision"] == 3
     assert client.get("/v1/drains") == []
@@ -41,7 +41,14 @@ def test_repeating_a_change_changes_nothing(client: Client) -> None:
     for _ in range(2):
         assert client.put(DRAIN, {})["revision"] == 2
     for _ in range(2):
-        assert client.delete(DRAIN)["revision"] == 3
+        assert client.put(WEIGHT, {"weight": 7})["revision"] == 3
+    for _ in range(2):
+        assert client.delete(WEIGHT)["revision"] == 4
+
+
+def test_a_drain_that_is_not_there_cannot_be_ended(served: Served) -> None:
+    answer = served.ask("DELETE", DRAIN)
+    assert (answer.status, served.director.revision) == (409, 1)
 
 
 def test_dry_run_of_a_drain_changes_nothing(served: Served, client: Client) -> None:

@@ -2,22 +2,21 @@
 """Routes of changes: drains, weights, rollback, reload, shutdown. For operators.
 
 PUT and DELETE can be repeated: asking for what is so already changes nothing, and answers with
-the revision that is. `If-Match` with a revision makes a change a compare-and-set: if the intents
-have moved on, nothing is changed and the answer (412) says both revisions.
+the revision that is; a drain that is not there cannot be ended (409). `If-Match` with a revision
+makes a change a compare-and-set: if the intents have moved on, nothing is changed and the answer
+(412) says both revisions.
 """
 
 import re
-from collections.abc import Awaitable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
 
 from limpet.api import gate, models, models_change
-from limpet.api.interface import Director, Json
-from limpet.api.problem import Malformed, Stale
+from limpet.api.interface import Director
+from limpet.api.problem import Malformed
 from limpet.api.reads import tagged
-from limpet.core.errors import Conflict
 
 TAG = re.compile(r'"(\d{1,18})"')
 
@@ -61,8 +60,7 @@ def add_drains(router: APIRouter, director: Director) -> None:
         if dry_run:
             return JSONResponse(await director.drain_preview(backend, body.request()))
         by = _noted(request, body.model_dump(mode="json", exclude_none=True))
-        change = director.drain(backend, body.request(), by, expected)
-        return await _changed(director, expected, change)
+        return tagged(await director.drain(backend, body.request(), by, expected))
 
     @router.delete(
         "/v1/backends/{backend}/drain",
@@ -71,8 +69,7 @@ def add_drains(router: APIRouter, director: Director) -> None:
     )
     async def undrain(request: Request, backend: str, expected: Expected) -> JSONResponse:
         """The backend gets new sessions again."""
-        change = director.undrain(backend, _noted(request), expected)
-        return await _changed(director, expected, change)
+        return tagged(await director.undrain(backend, _noted(request), expected))
 
 
 def add_weights(router: APIRouter, director: Director) -> None:
@@ -89,16 +86,15 @@ def add_weights(router: APIRouter, director: Director) -> None:
     ) -> JSONResponse:
         """A weight over that of the file. No live session moves."""
         by = _noted(request, body.model_dump())
-        change = director.set_weight(pool, backend, body.weight, by, expected)
-        return await _changed(director, expected, change)
+        return tagged(await director.set_weight(pool, backend, body.weight, by, expected))
 
     @router.delete(path, response_model=models_change.Changed)
     async def reset_weight(
         request: Request, pool: str, backend: str, expected: Expected
     ) -> JSONResponse:
         """The weight of the file again."""
-        change = director.set_weight(pool, backend, None, _noted(request), expected)
-        return await _changed(director, expected, change)
+        by = _noted(request)
+        return tagged(await director.set_weight(pool, backend, None, by, expected))
 
 
 def add_whole(router: APIRouter, director: Director) -> None:
@@ -110,8 +106,7 @@ def add_whole(router: APIRouter, director: Director) -> None:
     ) -> JSONResponse:
         """The intents of a former revision again, as a new revision."""
         by = _noted(request, body.model_dump())
-        change = director.rollback(body.revision, by, expected)
-        return await _changed(director, expected, change)
+        return tagged(await director.rollback(body.revision, by, expected))
 
     @router.post("/v1/reload", response_model=models_change.Reloaded)
     async def reload() -> JSONResponse:
@@ -129,16 +124,3 @@ def _noted(request: Request, details: dict[str, Any] | None = None) -> str:
     """Who asks. The audit log gets the details of the body."""
     request.state.details = details or {}
     return gate.caller(request).by
-
-
-async def _changed(
-    director: Director, expected: int | None, change: Awaitable[Json]
-) -> JSONResponse:
-    """The answer of a change; a conflict of revisions is told from all others."""
-    try:
-        return tagged(await change)
-    except Conflict as error:
-        actual = int((await director.intents())["revision"])
-        if expected is None or expected == actual:
-            raise
-        raise Stale(expected, actual) from error

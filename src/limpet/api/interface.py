@@ -5,8 +5,9 @@ Answers are JSON objects, the same in the API, in `--json` of the commands and i
 documentation; api/models.py has their keys, docs/operate/api.md shows them.
 
 Changes say who asks (`by`) and may name the revision of the intents that they build on
-(`if_revision`): if it has moved on, nothing is changed, and Conflict is raised. Their answers carry
-"revision". Asking for what is so already changes nothing, and answers with the revision that is.
+(`if_revision`): if it has moved on, nothing is changed, and problem.Stale is raised. Their answers
+carry "revision". Asking for what is so already changes nothing, and answers with the revision
+that is.
 """
 
 from collections.abc import AsyncIterator, Iterator

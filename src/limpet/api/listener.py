@@ -77,7 +77,13 @@ class Listener:
                 raise LimpetError(f"{self.address}: the API did not start")
             await asyncio.sleep(0.005)
 
+    def refuse(self) -> None:
+        """Take no new connections."""
+        for each in self._server.servers:
+            each.close()
+
     async def stop(self) -> None:
+        """Requests that are under way have a moment to end."""
         self._server.should_exit = True
         if self._task is not None:
             await self._task

@@ -65,13 +65,17 @@ class Status(Model):
     program: str
     program_id: int | None
     attachments: list[Attachment]
-    flows: Occupancy
+    revision: int = Field(description="of the intents that are in effect")
+    flows: Occupancy = Field(description="the connection table")
+    sessions: Occupancy = Field(description="the table of sessions")
     reconcile: Reconcile
 
 
 class Rates(Model):
     """What was forwarded."""
 
+    sessions: int = Field(description="live now")
+    sessions_created: int
     flows: int = Field(description="open now")
     flows_created: int
     packets: int
@@ -97,9 +101,11 @@ class Member(Model):
     """A backend in a pool."""
 
     name: str
-    weight: int
+    weight: int = Field(description="of the file, or set by command")
+    effective_weight: int = Field(description="after intent, health and slow start")
     slots: int
     share_percent: float
+    why: list[str] = Field(description="the effective weight is not that of the file")
 
 
 class Pool(Model):
@@ -109,6 +115,8 @@ class Pool(Model):
     id: int
     generation: int
     digest: str
+    policy: str
+    reassign: str
     vips: list[str]
     backends: list[Member]
 
@@ -121,6 +129,7 @@ class Membership(Model):
     effective_weight: int = Field(description="after intent, health and slow start")
     slots: int
     share_percent: float
+    why: list[str] = Field(description="the effective weight is not that of the file")
 
 
 class NextHop(Model):
@@ -144,7 +153,6 @@ class Backend(Rates):
     intent: Literal["active", "draining", "drained"]
     health: Literal["up", "down", "unchecked"]
     why_no_new_sessions: list[str] = Field(description="empty: it gets new sessions")
-    sessions: int = Field(description="live now")
     pools: list[Membership]
     next_hop: NextHop
 
@@ -195,6 +203,7 @@ class Session(Model):
     idle_s: float
     since_s: float
     flows: int
+    is_split: bool = Field(description="new flows of this client go by ranges of its ports")
 
 
 class Source(Model):
@@ -218,8 +227,10 @@ class Where(Model):
     rung: str
     backend: str | None
     address: str | None
-    slot: int | None
+    why: str
+    slot: int | None = Field(description="null: it depends on ports that were not said")
     home: str | None
+    sessions: list[Session]
     flows: list[Flow]
 
 
@@ -229,21 +240,28 @@ class Health(Model):
     pool: str
     backend: str
     is_up: bool
-    since: Any
+    since: str | None
     reason: str
     is_suppressed: bool = Field(description="it changes too often, and counts as down")
-    check: Any
+    checked: str | None
+    check: str
 
 
-class Drain(Model):
-    """A drain, and how far it is."""
+class DrainTerms(Model):
+    """What people want of a drain."""
 
     backend: str
-    began: Any
+    began: str
     by: str
-    rule: str | None = Field(description="null: that of each pool")
-    deadline: Any
+    rule: Literal["sessions", "flows"] | None = Field(description="null: that of each pool")
+    deadline: str | None
     at_deadline: Literal["keep", "reset"]
+    drained: str | None
+
+
+class Drain(DrainTerms):
+    """A drain, and how far it is."""
+
     state: Literal["draining", "resetting", "drained"]
     sessions: int = Field(description="left")
     flows: int = Field(description="left")
@@ -256,9 +274,11 @@ class Drain(Model):
 class Share(Model):
     """The part of the new sessions that a backend gets."""
 
+    pool: str
     backend: str
     percent_before: float
     percent_after: float
+    sessions: int = Field(description="that it has now")
 
 
 class DrainPreview(Model):
@@ -270,30 +290,53 @@ class DrainPreview(Model):
     summary: str
 
 
+class Weight(Model):
+    """A weight over that of the file."""
+
+    pool: str
+    backend: str
+    weight: int
+
+
 class Intents(Model):
     """What people want beyond the configuration file."""
 
     revision: int
-    drains: Any
-    weights: Any
+    drains: list[DrainTerms]
+    weights: list[Weight]
 
 
 class Revision(Model):
     """A revision of the intents."""
 
     revision: int
-    at: Any
+    at: str | None
     by: str
     what: str
-    changes: Any
+    changes: list[str]
+    file_digest: str = Field(description="of the configuration file at that time")
+
+
+class Effective(Model):
+    """What comes out for a backend in a pool."""
+
+    weight: int
+    reasons: list[str]
+
+
+class IntentNames(Model):
+    """Intents, in short."""
+
+    drains: list[str]
+    weights: list[Weight]
 
 
 class Diff(Model):
-    """What the file says, what intents change of it, and what comes out."""
+    """What the file says, what intents change of it, and what comes out. By pool, then backend."""
 
-    file: Any
-    intents: Any
-    effective: Any
+    file: dict[str, dict[str, int]]
+    intents: IntentNames
+    effective: dict[str, dict[str, Effective]]
     summary: str
 
 

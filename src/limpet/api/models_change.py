@@ -53,12 +53,6 @@ class RollbackBody(Body):
     revision: int = Field(ge=0, strict=True)
 
 
-class Changed(Model):
-    """A change was made, or was so already."""
-
-    revision: int = Field(description="of the intents, now; also in the header ETag")
-
-
 class Names(Model):
     """What differs, by name."""
 
@@ -92,6 +86,13 @@ class Plan(Model):
     pools: Names
     backends: Names
     moves: list[PoolMoves]
+
+
+class Changed(Plan):
+    """Intents were changed, or were so already; and what that changes."""
+
+    revision: int = Field(description="of the intents, now; also in the header ETag")
+    file_differs: bool = Field(False, description="the file is another than at that revision")
 
 
 class Reloaded(Plan):

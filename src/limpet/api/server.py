@@ -84,6 +84,7 @@ class Serving:
     def _retire_tcp(self) -> None:
         """Not waited for: the request that led to it may come from there."""
         if self._tcp:
+            self._tcp.refuse()
             self._retiring.append(asyncio.create_task(self._tcp.stop()))
         self._tcp = None
 
