@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Outlook: what would follow from a drain, and what file and intents come to; as JSON.
+"""Outlook: what would follow from a drain, and what changes of intents have brought; as JSON.
 
 Shares are those of the planned slot tables, which is what new sessions really get. Reads values
 only: who plans is daemon/reconcile.py.
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from limpet.api.interface import DrainRequest, Json
-from limpet.core.eligible import Assessment
 from limpet.core.intent import Drain, Intents
 from limpet.core.model import SLOTS, Desired, DrainRule, Image
 from limpet.core.registry import Registry
@@ -103,57 +102,12 @@ def _how_long(request: DrainRequest) -> str:
     return f"{end}, at most {request.deadline_s:g} s; {then}"
 
 
-# --- File and intents ----------------------------------------------------------------------------
-
-
-def difference(
-    desired: Desired, intents: Intents, assessments: Mapping[tuple[str, str], Assessment]
-) -> Json:
-    """What the file says, what intents change of it, and what comes out, per pool and backend."""
-    effective: dict[str, dict[str, Json]] = {}
-    for (pool, backend), each in assessments.items():
-        effective.setdefault(pool, {})[backend] = {
-            "weight": each.weight,
-            "reasons": list(each.reasons),
-        }
-    lines = list(_lines(desired, intents, assessments))
-    return {
-        "file": {pool.name: dict(pool.weights) for pool in desired.pools},
-        "intents": {
-            "drains": sorted(intents.drains),
-            "weights": [
-                {"pool": pool, "backend": backend, "weight": weight}
-                for (pool, backend), weight in intents.weights.items()
-            ],
-        },
-        "effective": effective,
-        "summary": "\n".join(lines) or "the file alone is in effect",
-    }
-
-
-def _lines(
-    desired: Desired, intents: Intents, assessments: Mapping[tuple[str, str], Assessment]
-) -> Iterator[str]:
-    for pool in desired.pools:
-        for backend, weight in pool.weights.items():
-            each = assessments[(pool.name, backend)]
-            if each.weight != weight or each.reasons:
-                why = f": {'; '.join(each.reasons)}" if each.reasons else ""
-                yield f"pool {pool.name}, backend {backend}: {weight} -> {each.weight}{why}"
-    known = {backend.name for backend in desired.backends}
-    for name in sorted(intents.drains.keys() - known):
-        yield f"drain of {name}: without effect, the file has no such backend"
-    members = {(pool.name, backend) for pool in desired.pools for backend in pool.weights}
-    for owner, name in sorted(intents.weights.keys() - members):
-        yield f"weight of {name} in {owner}: without effect, the file has no such member"
-
-
 # --- History -------------------------------------------------------------------------------------
 
 
 def history(revisions: list[Revision]) -> list[Json]:
     """Revisions, the newest first, each with what it changed of the one before it."""
-    olders = [*revisions[1:], None]
+    olders = [*revisions[1:], None][: len(revisions)]
     return [
         {
             "revision": each.number,

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`limpet backend drain --wait`, against a director that is killed meanwhile."""
+
+import time
+
+import pytest
+
+from cli.operator import COMMAND, Running
+from daemon.site import VIP4, Site, surroundings
+
+pytestmark = pytest.mark.kernel
+CLIENT = "10.1.0.2"
+SHORT = "[director.timeouts]\nudp_s = 5\ntcp_opening_s = 5\n\n[[backend]]"  # opening: also of UDP
+
+
+def test_wait_ends_with_the_last_session_across_a_kill_of_the_daemon(site: Site) -> None:
+    site.edit('[[backend]]\nname = "b1"', SHORT + '\nname = "b1"')
+    daemon = site.start()
+    site.send(range(55_000, 55_003))
+    name = site.cli_json("where", CLIENT, VIP4)["backend"]
+    other = {"b1": "b2", "b2": "b1"}[name]
+    environment = {**surroundings(), "LIMPET_SOCKET": str(site.places.socket)}
+    waiting = Running([*COMMAND, "backend", "drain", name, "--wait"], environment)
+    assert f"{name} drains: " in waiting.line()
+    assert "1 sessions" in waiting.line()
+    shown = site.cli("show", "backends")
+    assert f"{name} gets no new sessions: draining since" in shown
+    assert f"{name} is the last" not in shown
+    assert f"{other} is the last active backend of pool web" in site.cli(
+        "backend", "drain", other, status=4
+    )
+    daemon.kill()
+    daemon.wait()
+    site.start()
+    began = time.monotonic()
+    done = waiting.end()
+    assert (done.status, "it may be switched off" in done.out) == (0, True), done
+    assert time.monotonic() - began < 15
+    assert site.cli_json("drains")[0]["state"] == "drained"
+    assert f"{name} has been drained, since" in site.cli("backend", "drain", name)
+    assert f"{name} is active again" in site.cli("backend", "undrain", name)
