@@ -16,13 +16,25 @@ from bench.loads import (
     client6,
     fragmentation_needed,
     packet_too_big,
+    ports4,
     tcp4,
     tcp6,
     udp4,
 )
 from bench.pulse import Load
 from limpet.core.diff import diff
-from limpet.core.model import Backend, Desired, Director, NextHop, Pool, Protocol, Vip
+from limpet.core.model import (
+    Affinity,
+    Backend,
+    Desired,
+    Director,
+    MegaProxy,
+    NextHop,
+    Policy,
+    Pool,
+    Protocol,
+    Vip,
+)
 from limpet.core.plan import plan
 from limpet.core.registry import Registry
 from limpet.datapath import clock, kernel, settings
@@ -42,6 +54,8 @@ class Setup:
     backend: str = "10.9.0.1"  # the first of 100
     flows_max: int = LARGE
     is_limited: bool = False  # every new flow is over the rate limit
+    policy: Policy = Policy.HASH
+    affinity: Affinity = Affinity.CLIENT
     purpose: str = ""  # keeps connection tables apart
 
 
@@ -70,7 +84,9 @@ def cases() -> list[Case]:
         Case("known IPv6 flow, 6-in-6", 70, six, one6, "rung.table", one6),
         Case("known IPv6 flow, 6-in-4", None, four, one6, "rung.table", one6),
         Case("known IPv4 flow, 4-in-6", 70, six, one4, "rung.table", one4),
+        _known_alone(),
         *_new_flows(),
+        *_new_sessions(),
         Case("ICMP fragmentation needed", 70, four, fragmentation_needed(), "rung.table", one4),
         Case("ICMPv6 packet too big", 70, six, packet_too_big(), "rung.table", one6),
         _foreign("not for a VIP, IPv4", client4(tcp4("A", "192.0.2.99"))),
@@ -79,14 +95,16 @@ def cases() -> list[Case]:
 
 
 def _known_flows(setup: Setup) -> list[Case]:
-    def known(label: str, flows: int, target: float | None, cpus: int = 1) -> Case:
+    def known(
+        label: str, flows: int, target: float | None, cpus: int = 1, by_client: bool = False
+    ) -> Case:
         return Case(
             name=f"known IPv4 flow, {label}",
             target_ns=target,
-            setup=setup,
-            load=client4(tcp4("A"), flows),
+            setup=setup if not by_client else Setup(purpose="a client a flow"),
+            load=client4(tcp4("A"), flows, by_client=by_client),
             proof="rung.table",
-            prime=client4(tcp4("S"), flows, scattered=False),
+            prime=client4(tcp4("A"), flows, scattered=False, by_client=by_client),
             cpus=cpus,
         )
 
@@ -97,8 +115,49 @@ def _known_flows(setup: Setup) -> list[Case]:
         known("16 k flows", 16 * K, 180),
         known("128 k flows", 128 * K, 180),
         known("1 M flows", M, 200),
+        known("1 M flows of 1 M clients", 16 * M, None, by_client=True),
         known("128 k flows, both CPUs", 128 * K, 200, cpus=2),
     ]
+
+
+def _known_alone() -> Case:
+    """A flow that is a session of its own: nothing but its entry to refresh."""
+    return Case(
+        name="known IPv4 flow, 1 M flows, affinity flow",
+        target_ns=None,
+        setup=Setup(affinity=Affinity.FLOW),
+        load=client4(tcp4("A"), M),
+        proof="rung.table",
+        prime=client4(tcp4("A"), M, scattered=False),
+    )
+
+
+def _new_sessions() -> list[Case]:
+    """Every packet a SYN of a new client; and of one client, so of a live session."""
+    found = [
+        Case(
+            name=f"new session, {policy}",
+            target_ns=None,
+            setup=Setup(purpose=policy, policy=policy),
+            load=client4(tcp4("S"), EVERY_FLOW, by_client=True),
+            proof="event.session_created",
+            is_fresh=True,
+        )
+        for policy in (Policy.ROUND_ROBIN, Policy.LEAST_SESSIONS)
+    ]
+    return [*found, _new_flow_of_session()]
+
+
+def _new_flow_of_session() -> Case:
+    return Case(
+        name="new flow of a live session",
+        target_ns=None,
+        setup=Setup(purpose="one client"),
+        load=ports4(tcp4("S"), EVERY_FLOW),
+        proof="rung.session_new",
+        prime=client4(tcp4("A", port=1023)),
+        is_fresh=True,
+    )
 
 
 def _new_flows() -> list[Case]:
@@ -115,9 +174,17 @@ def _new_flows() -> list[Case]:
         Case(
             name="new flows, entry created",
             target_ns=250,
-            setup=Setup(purpose="fresh"),
+            setup=Setup(purpose="fresh", affinity=Affinity.FLOW),
             load=client4(tcp4("S"), EVERY_FLOW),
             proof="event.flow_created",
+            is_fresh=True,
+        ),
+        Case(
+            name="new session, hash",
+            target_ns=None,
+            setup=Setup(purpose="fresh session"),
+            load=client4(tcp4("S"), EVERY_FLOW, by_client=True),
+            proof="event.session_created",
             is_fresh=True,
         ),
         by_hash("one flow", 1, 60, LARGE),
@@ -152,11 +219,15 @@ class Directors:
 
 
 def _made(pins: Path, setup: Setup) -> kernel.Kernel:
-    options = Director("bench", ("lo",), slot_key=SLOT_KEY, flows_max=setup.flows_max)
+    size = setup.flows_max
+    options = Director(
+        "bench", ("lo",), slot_key=SLOT_KEY, flows_max=size, sessions_max=min(size, LARGE)
+    )
     constants = settings.encode(options, settings.Machine(clock.hz(), SLOT_KEY, FLOW_KEY))
     constants["flows_per_jiffy_16"] = setup.is_limited
     constants["flows_burst"] = 0
-    opened = kernel.Kernel.open(pins, kernel.Sizes(settings.buckets(setup.flows_max), 4))
+    tables = settings.buckets(size), 4, settings.session_buckets(options.sessions_max)
+    opened = kernel.Kernel.open(pins, kernel.Sizes(*tables))
     opened.load(constants)
     base = ip_address(setup.backend)
     backends = tuple(Backend(f"b{i}", base + i) for i in range(BACKENDS))
@@ -164,12 +235,13 @@ def _made(pins: Path, setup: Setup) -> kernel.Kernel:
     desired = Desired(
         director=options,
         backends=backends,
-        pools=(Pool("all", {b.name: 1 for b in backends}),),
+        pools=(Pool("all", {b.name: 1 for b in backends}, setup.policy),),
         vips=tuple(
-            Vip(f"{address}/{protocol}", ip_address(address), protocol, None, "all")
+            Vip(f"{address}/{protocol}", ip_address(address), protocol, None, "all", setup.affinity)
             for address in (VIP4, VIP6)
             for protocol in Protocol
         ),
+        mega_proxy=MegaProxy(flows=0),
     )
     _, image = plan(desired, Registry(), {b.address: hop for b in backends}, None)
     opened.apply(diff(opened.observe(), image))

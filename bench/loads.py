@@ -12,15 +12,23 @@ K, M = 1 << 10, 1 << 20
 VIP4, VIP6 = "192.0.2.10", "2001:db8:0:10::10"
 LINK = Ether(src="02:00:00:00:00:09", dst="02:00:00:00:00:02")
 ETHERNET, IP4, IP6, ICMP_HEADER = 14, 20, 40, 8
+WINDOW = 14  # offset in a TCP header of what no flow depends on
 
 
 def frame(packet: Packet) -> bytes:
     return bytes(LINK / packet)
 
 
-def client4(packet: Packet, flows: int = 1, scattered: bool = True) -> Load:
-    """IPv4: source address and source port vary."""
-    return Load(frame(packet), ETHERNET + 12, ETHERNET + IP4, flows, scattered)
+def client4(
+    packet: Packet, flows: int = 1, *, scattered: bool = True, by_client: bool = False
+) -> Load:
+    """IPv4: source address and source port vary, 16 flows a client unless `by_client`."""
+    return Load(frame(packet), ETHERNET + 12, ETHERNET + IP4, flows, scattered, by_client)
+
+
+def ports4(packet: Packet, flows: int = 1) -> Load:
+    """IPv4: source and destination port vary, the client is one."""
+    return Load(frame(packet), ETHERNET + IP4, ETHERNET + IP4 + WINDOW, flows, by_client=True)
 
 
 def client6(packet: Packet, flows: int = 1) -> Load:
@@ -28,8 +36,8 @@ def client6(packet: Packet, flows: int = 1) -> Load:
     return Load(frame(packet), ETHERNET + 8 + 4, ETHERNET + IP6, flows)
 
 
-def tcp4(flags: str, target: str = VIP4) -> Packet:
-    return IP(src="10.0.0.0", dst=target) / TCP(sport=1024, dport=443, flags=flags)
+def tcp4(flags: str, target: str = VIP4, port: int = 1024) -> Packet:
+    return IP(src="10.0.0.0", dst=target) / TCP(sport=port, dport=443, flags=flags)
 
 
 def tcp6(flags: str, target: str = VIP6) -> Packet:

@@ -98,7 +98,7 @@ def measure_case(pulses: list[Pulse], case: Case, director: Kernel, number: int)
             director.forget_flows()
     if case.prime is not None:
         pulses[0].aim(program, case.prime)
-        pulses[0].fire(case.prime.flows)
+        pulses[0].fire(case.prime.flows >> 4 * case.prime.by_client)
     count = reading(director, case.proof)
     before = count()
     sample = fire_on_cpus(pulses[: case.cpus], program, case, start)

@@ -28,6 +28,7 @@ PULSE = np.dtype(
         ("reserved", "<u4"),
     ]
 )
+FLOW_MASK = 0xFFFF_FFFF
 SCATTER = 0x9E3779B1  # odd, so count * SCATTER & mask visits each flow once a pass
 PACE_ROUNDS = 20_000
 
@@ -41,6 +42,7 @@ class Load:
     port_at: int
     flows: int = 1  # a power of two
     scattered: bool = True
+    by_client: bool = False  # one flow of each client, not 16
 
 
 def compiled(name: str) -> Path:
@@ -72,7 +74,7 @@ class Pulse:
         row["head"] = np.frombuffer(head, np.uint8)
         row["length"] = max(HEAD, len(load.frame))
         row["mask"] = load.flows - 1
-        row["multiplier"] = SCATTER if load.scattered else 1
+        row["multiplier"] = (SCATTER if load.scattered else 1) << (4 * load.by_client) & FLOW_MASK
         row["address_at"], row["port_at"] = load.address_at, load.port_at
         row["count"] = start
         libbpf.map_update(self._object.map_fd("subject"), bytes(4), program.to_bytes(4, "little"))

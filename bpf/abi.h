@@ -345,12 +345,18 @@ enum session_word {
 struct session {
 	__u64 client[2]; /* host order words of the address under the VIP's mask */
 	__u64 word;      /* see enum session_word; published by compare-and-exchange */
-	__u32 seen;      /* tick of the last packet of any of its flows, give or take FLOW_REFRESH_TICKS */
-	__u32 flows;     /* open flows: established, not closing; of a mega-proxy also those of its ranges */
+	__u32 reserved;
+	__u32 flows; /* open flows: established, not closing; of a mega-proxy also those of its ranges */
 };
 
 struct session_bucket {
 	struct session entries[LIMIT_SESSION_WAYS];
+};
+
+/* Tick of the last packet of any flow of a session, give or take FLOW_REFRESH_TICKS, by way of the bucket. Apart from
+ * the sessions, so that what traffic writes to is small enough to stay in a cache. */
+struct session_times {
+	__u32 seen[LIMIT_SESSION_WAYS];
 };
 
 /* What the sweeper is asked, and what it answers. */

@@ -16,7 +16,7 @@ enum seat_rank {
 	SEAT_TAKEN,
 };
 
-static __always_inline enum seat_rank seat_rank(const struct session *s, __u32 tick,
+static __always_inline enum seat_rank seat_rank(const struct session *s, __u32 seen, __u32 tick,
 						const struct idle_limits *limits)
 {
 	__u64 word = READ_ONCE(s->word);
@@ -26,20 +26,23 @@ static __always_inline enum seat_rank seat_rank(const struct session *s, __u32 t
 		return SEAT_FREE;
 	if (life == SESSION_BUSY)
 		return SEAT_TAKEN;
-	if (session_has_expired(word, READ_ONCE(s->seen), tick, limits))
+	if (session_has_expired(word, seen, tick, limits))
 		return SEAT_FREE;
 	return life == SESSION_OPENING ? SEAT_OPENING : SEAT_TAKEN;
 }
 
 /* rank << 2 | way of the best entry of a bucket. */
-static __always_inline __u32 seat_best(const struct session_bucket *bucket, __u32 tick,
-				       const struct idle_limits *limits)
+static __always_inline __u32 seat_best(__u32 number, __u32 tick, const struct idle_limits *limits)
 {
+	struct session_times *times = bpf_map_lookup_elem(&session_seen, &number);
+	struct session_bucket *bucket = session_bucket_at(number);
 	__u32 best = SEAT_TAKEN << 2;
 
+	if (!times || !bucket)
+		return best;
 #pragma unroll
 	for (__u32 i = 0; i < LIMIT_SESSION_WAYS; i++) {
-		__u32 score = seat_rank(&bucket->entries[i], tick, limits) << 2 | i;
+		__u32 score = seat_rank(&bucket->entries[i], READ_ONCE(times->seen[i]), tick, limits) << 2 | i;
 
 		if (score < best)
 			best = score;
@@ -48,7 +51,8 @@ static __always_inline __u32 seat_best(const struct session_bucket *bucket, __u3
 }
 
 /* Write a new session over an entry. 0 if another CPU was faster. */
-static __always_inline int session_write(struct session *s, const struct session_key *k, __u32 backend, __u32 tick)
+static __always_inline int session_write(struct session *s, __u32 *seen, const struct session_key *k,
+					 __u32 backend, __u32 tick)
 {
 	__u64 old = READ_ONCE(s->word), fresh;
 	const int is_same =
@@ -66,7 +70,7 @@ static __always_inline int session_write(struct session *s, const struct session
 		s->flows = 0;
 	s->client[0] = k->client[0];
 	s->client[1] = k->client[1];
-	s->seen = tick;
+	WRITE_ONCE(*seen, tick);
 	fresh = k->match | backend | SESSION_PLACE(SESSION_OPENING - SESSION_BUSY) |
 		(__u64)(tick >> SESSION_SINCE_UNIT) << SESSION_SINCE_SHIFT;
 	/* Not a store: a mark that was set meanwhile must stay. */
@@ -83,9 +87,9 @@ static __always_inline struct session *session_seat(const struct session_key *k,
 
 	if (!first || !second)
 		return 0;
-	near = seat_best(first, tick, limits);
+	near = seat_best(k->first, tick, limits);
 	if (near >> 2 != SEAT_FREE) {
-		far = seat_best(second, tick, limits);
+		far = seat_best(k->second, tick, limits);
 		if (far >> 2 < near >> 2) {
 			__sync_fetch_and_or(&first->entries[0].word, SESSION_FIELD(SPILLED));
 			counts->events[EVENT_SESSION_SPILLED]++;
@@ -108,23 +112,26 @@ __noinline int session_begin(const struct session_key *k, __u32 backend)
 	__u32 tick = tick_now(), place = 0, zero = 0;
 	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
 	struct session *s;
+	__u32 *seen;
 
 	if (!k || !limits || !counts)
 		return FLOW_ALONE;
 	s = session_find(k, &place);
-	if (s && session_is_counted(READ_ONCE(s->word)) &&
-	    !session_has_expired(READ_ONCE(s->word), READ_ONCE(s->seen), tick, limits)) {
+	seen = session_seen_at(k, place);
+	if (s && seen && session_is_counted(READ_ONCE(s->word)) &&
+	    !session_has_expired(READ_ONCE(s->word), READ_ONCE(*seen), tick, limits)) {
 		/* Another CPU has begun it just now. */
 		counts->events[EVENT_RACE_LOST]++;
 		return (s->word & SESSION_FIELD(BACKEND)) == backend ? (int)(FLOW_IN_SESSION | place) : FLOW_ALONE;
 	}
 	if (!s)
 		s = session_seat(k, &place, tick, limits, counts);
-	if (!s) {
+	seen = session_seen_at(k, place);
+	if (!s || !seen) {
 		counts->events[EVENT_SESSION_FULL]++;
 		return FLOW_ALONE;
 	}
-	if (!session_write(s, k, backend, tick)) {
+	if (!session_write(s, seen, k, backend, tick)) {
 		counts->events[EVENT_RACE_LOST]++;
 		return FLOW_ALONE;
 	}

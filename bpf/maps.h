@@ -160,6 +160,15 @@ struct {
 	__type(value, struct session_bucket);
 } sessions SEC(".maps");
 
+/* bucket -> when each of its sessions was last seen (load). Written here, read by user space too. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct session_times);
+} session_seen SEC(".maps");
+
 /* Flows that are being reset: struct reset records for the daemon. When full, VERDICT_DROP_RESET. */
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

@@ -12,6 +12,7 @@
 #include "maps.h"
 
 /* A backend, and by which rung. One word, as the answer of a function that the verifier looks at once. */
+#define LOOK_STEP             8
 #define CHOSEN(rung, backend) ((rung) << 16 | (backend))
 
 static __always_inline __u32 pool_place(__u32 pool_id)
@@ -47,39 +48,41 @@ struct look {
 	__u32 at;
 };
 
-static long look_at(__u32 i, struct look *look)
+/* Some more members. Without branches but for the way round: with them the verifier would follow every path. */
+static long look_on(__u32 i, struct look *look)
 {
-	const struct member *member;
-	__u64 weighs;
-	__u32 backend;
-
 	(void)i;
 	if (!look->table || !look->loads)
 		return 1;
-	member = &look->table->members[look->at & (LIMIT_BACKENDS - 1)];
-	backend = member->backend & (LIMIT_BACKENDS - 1);
-	weighs = (READ_ONCE(look->loads->sessions[backend]) + 1ULL) * member->inverse;
-	if (weighs < look->least) {
-		look->least = weighs;
-		look->best = backend;
+#pragma unroll
+	for (int k = 0; k < LOOK_STEP; k++) {
+		const struct member *member = &look->table->members[look->at & (LIMIT_BACKENDS - 1)];
+		const __u32 backend = member->backend & (LIMIT_BACKENDS - 1);
+		const __u64 weighs = (READ_ONCE(look->loads->sessions[backend]) + 1ULL) * member->inverse;
+		__u64 is_less = (__s64)(weighs - look->least) >> 63;
+
+		opaque(is_less);
+		look->least ^= (look->least ^ weighs) & is_less;
+		look->best ^= (look->best ^ backend) & is_less;
+		look->at = look->at + 1 < look->table->count ? look->at + 1 : 0;
 	}
-	look->at = look->at + 1 < look->table->count ? look->at + 1 : 0;
 	return 0;
 }
 
 /* Of all members, or as many as are looked at, the one with the fewest sessions per weight. Who is looked at, and
- * who wins among equals, moves on with every turn. */
+ * who wins among equals, moves on with every turn. Who is looked at twice changes nothing. */
 static __always_inline __u32 freest(const struct member_table *table, __u32 turn)
 {
 	const __u32 count = table->count;
-	struct look look = {.table = table, .least = ~0ULL};
+	struct look look = {.table = table, .least = ~0ULL >> 1};
 	__u32 zero = 0;
 
 	if (!count)
 		return 0;
 	look.loads = bpf_map_lookup_elem(&loads, &zero);
 	look.at = turn % count;
-	bpf_loop(count < LIMIT_CANDIDATES ? count : LIMIT_CANDIDATES, look_at, &look, 0);
+	bpf_loop(((count < LIMIT_CANDIDATES ? count : LIMIT_CANDIDATES) + LOOK_STEP - 1) / LOOK_STEP, look_on,
+		 &look, 0);
 	return look.best;
 }
 

@@ -43,23 +43,24 @@ static __always_inline struct session *seat_look(struct seat *seat, const struct
 						 const struct packet *p, __u32 tick,
 						 const struct idle_limits *limits)
 {
+	__u32 place = 0, *seen;
 	struct session *s;
-	__u32 place = 0;
 	__u64 word;
 
 	s = session_find(key, &place);
+	seen = session_seen_at(key, place);
 	seat->state = SEAT_UNKNOWN;
-	if (!s)
+	if (!s || !seen)
 		return 0;
 	word = READ_ONCE(s->word);
 	seat->backend = word & SESSION_FIELD(BACKEND);
 	seat->session = FLOW_IN_SESSION | place;
 	seat->state =
-		session_life(word) == SESSION_PAST || session_has_expired(word, READ_ONCE(s->seen), tick, limits)
+		session_life(word) == SESSION_PAST || session_has_expired(word, READ_ONCE(*seen), tick, limits)
 			? SEAT_RETURNING
 			: SEAT_LIVE;
-	if (seat->state == SEAT_LIVE && p->kind != KIND_ICMP_ERROR && READ_ONCE(s->seen) != tick)
-		WRITE_ONCE(s->seen, tick);
+	if (seat->state == SEAT_LIVE && p->kind != KIND_ICMP_ERROR && READ_ONCE(*seen) != tick)
+		WRITE_ONCE(*seen, tick);
 	return s;
 }
 

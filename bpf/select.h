@@ -291,10 +291,13 @@ __noinline int flow_revive(struct work *w, const struct packet *p)
 static __always_inline enum verdict select_flow(struct work *w, const struct packet *p, struct backend **backend)
 {
 	const struct idle_limits *limits = idle_limits_get();
-	struct flow_entry *entry = flow_find(&w->flow);
+	struct flow_entry *entry;
 	enum verdict verdict;
 	__u64 word;
 
+	if (unlikely(p->kind == KIND_FIRST))
+		session_fetch(p, w->choice.vip);
+	entry = flow_find(&w->flow);
 	w->choice.entropy = w->flow.hash >> 20;
 	if (likely(entry && limits)) {
 		word = READ_ONCE(entry->word);

@@ -8,8 +8,8 @@
  * compare-and-exchange to SESSION_BUSY while an entry is written, so there is no lock, and a half-written
  * entry matches nobody. A live session is never evicted.
  *
- * Traffic refreshes `seen` with a plain store to where the flow's entry says that the session is: no read of
- * a line that is not in the cache. That cannot hit another session: its flow was seen within the session's
+ * Traffic refreshes when a session was seen with a plain store to where the flow's entry says that it is: no
+ * read of a line that is not in the cache. That cannot hit another session: its flow was seen within the session's
  * idle limit, so the session lives, and its entry is still its own.
  */
 
@@ -66,6 +66,23 @@ static __always_inline void session_name(struct session_key *k, const struct vip
 static __always_inline struct session_bucket *session_bucket_at(__u32 bucket)
 {
 	return bpf_map_lookup_elem(&sessions, &bucket);
+}
+
+/* Begin to fetch the lines where the session of a client would be, while the flow's own is on its way. */
+static __always_inline void session_fetch(const struct packet *p, __u32 vip_id)
+{
+	struct vip *vip = bpf_map_lookup_elem(&vips, &vip_id);
+	struct session_bucket *bucket;
+	struct session_key key;
+
+	if (!vip || vip->affinity == AFFINITY_FLOW)
+		return;
+	session_name(&key, vip, vip_id, p->client, affinity_range(vip, p->client_port));
+	bucket = session_bucket_at(key.first);
+	if (!bucket)
+		return;
+	READ_ONCE(bucket->entries[0].word);
+	READ_ONCE(bucket->entries[LIMIT_SESSION_WAYS - 1].word);
 }
 
 static __always_inline __u32 session_life(__u64 word)
@@ -129,6 +146,15 @@ static __always_inline struct session *session_find(const struct session_key *k,
 	return found;
 }
 
+/* When the session at this place was last seen, or NULL. */
+static __always_inline __u32 *session_seen_at(const struct session_key *k, __u32 place)
+{
+	__u32 bucket = place & FLOW_SESSION_SECOND ? k->second : k->first;
+	struct session_times *times = bpf_map_lookup_elem(&session_seen, &bucket);
+
+	return times ? &times->seen[place & FLOW_SESSION_WAY] : 0;
+}
+
 /* Counters of live sessions, shared by all CPUs. */
 static __always_inline void load_add(__u32 backend, __s32 change)
 {
@@ -162,18 +188,19 @@ enum flow_step {
 
 static __always_inline void session_step(const struct session_key *k, enum flow_step step, __u32 tick)
 {
+	__u32 place = 0, *seen;
 	struct session *s;
-	__u32 place;
 
 	s = session_find(k, &place);
-	if (!s)
+	seen = session_seen_at(k, place);
+	if (!s || !seen)
 		return;
 	if (step == STEP_OPENED)
 		session_count_flow(s, 1);
 	else if (step == STEP_CLOSED)
 		session_count_flow(s, -1);
-	if (step != STEP_CLOSED && READ_ONCE(s->seen) != tick)
-		WRITE_ONCE(s->seen, tick);
+	if (step != STEP_CLOSED && READ_ONCE(*seen) != tick)
+		WRITE_ONCE(*seen, tick);
 }
 
 /* The client of a flow, and what its entry says of its session. */
@@ -190,10 +217,9 @@ struct membership {
 __noinline int session_tell(const struct membership *m)
 {
 	const __u32 tick = tick_now();
-	struct session_bucket *bucket;
 	struct session_key key;
+	__u32 vip_id, range, *seen;
 	struct vip *vip;
-	__u32 vip_id, range;
 
 	if (!m)
 		return 0;
@@ -205,9 +231,9 @@ __noinline int session_tell(const struct membership *m)
 						: affinity_range(vip, m->client_port);
 	session_name(&key, vip, vip_id, m->client, range);
 	if (m->step == STEP_REFRESH && m->is_certain) {
-		bucket = session_bucket_at(m->session & FLOW_SESSION_SECOND ? key.second : key.first);
-		if (bucket)
-			WRITE_ONCE(bucket->entries[m->session & FLOW_SESSION_WAY].seen, tick);
+		seen = session_seen_at(&key, m->session);
+		if (seen)
+			WRITE_ONCE(*seen, tick);
 	} else {
 		session_step(&key, m->step, tick);
 	}

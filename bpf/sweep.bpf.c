@@ -56,10 +56,10 @@ static long sweep_flow_bucket(__u32 i, struct progress *at)
 	return 0;
 }
 
-static __always_inline void sweep_session(struct session *s, struct progress *at)
+static __always_inline void sweep_session(struct session *s, __u32 seen, struct progress *at)
 {
 	const __u64 word = READ_ONCE(s->word);
-	const __u32 life = session_life(word), seen = READ_ONCE(s->seen);
+	const __u32 life = session_life(word);
 	__u64 after = word & SESSION_FIELD(SPILLED);
 
 	if (life == SESSION_EMPTY || life == SESSION_BUSY)
@@ -83,13 +83,15 @@ static __always_inline void sweep_session(struct session *s, struct progress *at
 
 static long sweep_session_bucket(__u32 i, struct progress *at)
 {
-	struct session_bucket *bucket = session_bucket_at(at->sweep.first + i);
+	__u32 number = at->sweep.first + i;
+	struct session_times *times = bpf_map_lookup_elem(&session_seen, &number);
+	struct session_bucket *bucket = session_bucket_at(number);
 
-	if (!bucket || !at->limits || !at->counts)
+	if (!bucket || !times || !at->limits || !at->counts)
 		return 1;
 #pragma unroll
 	for (__u32 way = 0; way < LIMIT_SESSION_WAYS; way++)
-		sweep_session(&bucket->entries[way], at);
+		sweep_session(&bucket->entries[way], READ_ONCE(times->seen[way]), at);
 	return 0;
 }
 

@@ -384,7 +384,7 @@ SESSION = np.dtype(
     [
         ("client", "<u8", (2,)),
         ("word", "<u8"),
-        ("seen", "<u4"),
+        ("reserved", "<u4"),
         ("flows", "<u4"),
     ],
     align=True,
@@ -399,6 +399,15 @@ SESSION_BUCKET = np.dtype(
     align=True,
 )
 assert SESSION_BUCKET.itemsize == 128
+
+
+SESSION_TIMES = np.dtype(
+    [
+        ("seen", "<u4", (4,)),
+    ],
+    align=True,
+)
+assert SESSION_TIMES.itemsize == 16
 
 
 SWEEP = np.dtype(

@@ -53,6 +53,7 @@ class Sizes:
             "member_tables": self.pools + SPARE_TABLES,
             "turn_tables": self.pools + SPARE_TABLES,
             "sessions": self.session_buckets,
+            "session_seen": self.session_buckets,
         }
 
 
@@ -261,7 +262,11 @@ class Kernel:
 
     def sessions(self) -> SessionTable:
         """The session table."""
-        return SessionTable(self._map("sessions")["entries"].reshape(-1), self._content().limits())
+        return SessionTable(
+            self._map("sessions")["entries"].reshape(-1),
+            self._map("session_seen")["seen"].reshape(-1),
+            self._content().limits(),
+        )
 
     def loads(self) -> NDArray[np.uint32]:
         """Live sessions by backend id, shape (4096,), of VIPs of every affinity."""

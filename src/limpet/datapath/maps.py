@@ -24,6 +24,7 @@ MAPPED: dict[str, np.dtype[np.void]] = {  # map name -> record; arrays that are 
     "flows": abi.FLOW_BUCKET,
     "flow_clients": abi.FLOW_CLIENT,
     "sessions": abi.SESSION_BUCKET,
+    "session_seen": abi.SESSION_TIMES,
 }
 PER_CPU = {
     "counters": abi.COUNTERS,

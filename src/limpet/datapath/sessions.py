@@ -57,9 +57,11 @@ class SessionCensus:
 class SessionTable:
     """A view of the map `sessions`."""
 
-    def __init__(self, entries: NDArray[np.void], limits: NDArray[np.uint32]) -> None:
-        """`entries` SESSION[n], `limits` idle ticks by VIP id and Life."""
-        self._entries, self._limits = entries, limits
+    def __init__(
+        self, entries: NDArray[np.void], seen: NDArray[np.uint32], limits: NDArray[np.uint32]
+    ) -> None:
+        """`entries` SESSION[n], `seen` ticks [n], `limits` idle ticks by VIP id and Life."""
+        self._entries, self._seen, self._limits = entries, seen, limits
 
     def decode(self, tick: int, wanted: Wanted | None = None) -> NDArray[np.void]:
         """SESSION_ROW records of all live sessions wanted, in table order."""
@@ -70,19 +72,19 @@ class SessionTable:
         return np.concatenate(found) if found else np.zeros(0, SESSION_ROW)
 
     def _decode(self, start: int, tick: int, wanted: Wanted) -> NDArray[np.void]:
-        part = self._entries[start : start + SCAN_ENTRIES_MAX]
-        at, entries = self._live(part, tick, wanted)
-        same = part["word"][at] == entries["word"]
-        entries = entries[same]
+        part = slice(start, start + SCAN_ENTRIES_MAX)
+        at, entries, age = self._live(part, tick, wanted)
+        same = self._entries["word"][part][at] == entries["word"]
         if wanted.client is not None:
             high, low = wanted.client
-            entries = entries[(entries["client"][:, 0] == high) & (entries["client"][:, 1] == low)]
-        return _rows(entries, tick)
+            same &= (entries["client"][:, 0] == high) & (entries["client"][:, 1] == low)
+        return _rows(entries[same], age[same], tick)
 
     def _live(
-        self, part: NDArray[np.void], tick: int, wanted: Wanted
-    ) -> tuple[NDArray[np.intp], NDArray[np.void]]:
-        words = part["word"].copy()
+        self, part: slice, tick: int, wanted: Wanted
+    ) -> tuple[NDArray[np.intp], NDArray[np.void], NDArray[np.int64]]:
+        """Places, entries and idle ticks of the sessions wanted."""
+        words = self._entries["word"][part].copy()
         life = field(words, "LIFE")
         keep = (life == SessionLife.OPENING) | (life == SessionLife.LIVE)
         if wanted.vip is not None:
@@ -90,16 +92,15 @@ class SessionTable:
         if wanted.backend is not None:
             keep &= field(words, "BACKEND") == wanted.backend
         at = np.flatnonzero(keep)
-        entries = part[at]
-        kept = (entries["word"] == words[at]) & ~self._has_expired(entries, tick)
-        return at[kept], entries[kept]
+        entries, age = self._entries[part][at], _age(self._seen[part][at], tick)
+        kept = (entries["word"] == words[at]) & (age <= self._limit(words[at]))
+        return at[kept], entries[kept], age[kept]
 
-    def _has_expired(self, entries: NDArray[np.void], tick: int) -> NDArray[np.bool_]:
-        is_opening = field(entries["word"], "LIFE") == SessionLife.OPENING
+    def _limit(self, words: NDArray[np.uint64]) -> NDArray[np.uint32]:
+        is_opening = field(words, "LIFE") == SessionLife.OPENING
         row = np.where(is_opening, Life.OPENING, Life.SESSION)
-        limit = self._limits[field(entries["word"], "VIP").astype(np.intp), row]
-        expired: NDArray[np.bool_] = _age(entries["seen"], tick) > limit
-        return expired
+        found: NDArray[np.uint32] = self._limits[field(words, "VIP").astype(np.intp), row]
+        return found
 
     def census(self, tick: int) -> SessionCensus:
         """Count live sessions, without looking at who they are."""
@@ -107,27 +108,27 @@ class SessionTable:
         vips = np.zeros(1 << SessionWord.VIP_BITS, np.int64)
         lives = np.zeros(1 << SessionWord.LIFE_BITS, np.int64)
         for start in range(0, len(self._entries), SCAN_ENTRIES_MAX):
-            part = self._entries[start : start + SCAN_ENTRIES_MAX]
-            _, entries = self._live(part, tick, Wanted())
+            part = slice(start, start + SCAN_ENTRIES_MAX)
+            _, entries, _ = self._live(part, tick, Wanted())
             words = entries["word"]
             backends += _count(words, "BACKEND")
             vips += _count(words, "VIP")
             lives += _count(words, "LIFE")
-            life = field(part["word"], "LIFE")
+            life = field(self._entries["word"][part], "LIFE")
             lives[SessionLife.PAST] += int((life == SessionLife.PAST).sum())
         wanted = (SessionLife.OPENING, SessionLife.LIVE, SessionLife.PAST)
         named = {life.name.lower(): int(lives[life]) for life in wanted}
         return SessionCensus(backends, vips, named, len(self._entries))
 
 
-def _rows(entries: NDArray[np.void], tick: int) -> NDArray[np.void]:
+def _rows(entries: NDArray[np.void], age: NDArray[np.int64], tick: int) -> NDArray[np.void]:
     rows = np.zeros(len(entries), SESSION_ROW)
     words = entries["word"]
     rows["client_high"], rows["client_low"] = entries["client"][:, 0], entries["client"][:, 1]
     for name in ("vip", "backend", "range", "life"):
         rows[name] = field(words, name.upper())
     rows["is_split"] = field(words, "SPLIT") > 0
-    rows["idle_ticks"] = _age(entries["seen"], tick)
+    rows["idle_ticks"] = age
     since = field(words, "SINCE").astype(np.int64)
     units = ((tick >> SessionWord.SINCE_UNIT) - since) & SINCE_MASK
     rows["age_ticks"] = units << SessionWord.SINCE_UNIT
