@@ -16,14 +16,6 @@ from limpet.daemon.answer import iso
 from limpet.daemon.effect import Effect
 
 
-def intent(effect: Effect, backend: str) -> str:
-    """What people want of a backend: "active", "draining" or "drained"."""
-    drain = effect.intents.drains.get(backend)
-    if drain is None:
-        return "active"
-    return "draining" if drain.drained is None else "drained"
-
-
 def measured(effect: Effect, desired: Desired, backend: str) -> str:
     """Health over all pools: "down" if any of them says so, "unchecked" if none checks."""
     found = [

@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -93,6 +94,11 @@ class RunningDirector:
             "revision": now.effect.revision,
             "flows": view.occupancy(there.flows),
             "sessions": view.occupancy(there.sessions),
+            "sweeper": asdict(self._parts.sweeping.record),
+            "hooks": {name: asdict(each) for name, each in self._parts.hooks.record.items()},
+            "resets": asdict(self._parts.resets.record),
+            "checks": asdict(self._parts.checks),
+            "own_packets_error": self._reconciler.outbound_error,
             "reconcile": {
                 "state": "error" if record.error else "done",
                 "error": record.error,

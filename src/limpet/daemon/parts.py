@@ -11,7 +11,7 @@ from limpet.api.feed import Feed
 from limpet.api.interface import Json
 from limpet.core.health import Health
 from limpet.core.model import BackendId, Desired
-from limpet.daemon.checks.checker import Checker
+from limpet.daemon.checks.checker import Checker, Counts
 from limpet.daemon.draining import Draining
 from limpet.daemon.hooks import Hooks
 from limpet.daemon.pacing import Pacing
@@ -50,6 +50,10 @@ class Parts:
     @property
     def desired(self) -> Desired:
         return self.now.desired
+
+    @property
+    def checks(self) -> Counts:
+        return Counts() if self.checker is None else self.checker.counts
 
     def check(self, known: Mapping[tuple[str, str], Health]) -> None:
         """From now on health is what checks say; `known` is that of before."""

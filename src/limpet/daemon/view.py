@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from limpet.api.interface import FlowPage, FlowQuery, Json
 from limpet.core import hashing
+from limpet.core.effective import intent
 from limpet.core.errors import NotFound
 from limpet.core.model import SLOTS, Affinity, BackendRow, Pool, PoolRow, Vip
 from limpet.core.registry import KnownBackend, Registry
@@ -179,7 +180,7 @@ def _wanted(now: Now, name: str) -> Json:
     effect = now.effect
     return {
         "state": "active",
-        "intent": condition.intent(effect, name),
+        "intent": intent(effect.intents, name),
         "health": condition.measured(effect, now.desired, name),
         "why_no_new_sessions": condition.why_no_new_sessions(effect, name),
     }
