@@ -28,7 +28,7 @@ SPDX_BPF = "SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause"
 LONG_FILES = {
     "src/limpet/datapath/abi.py": (500, "generated"),
     "docs/formats/openapi.json": (3_600, "generated"),
-    "docs/formats/config.schema.json": (600, "generated"),
+    "docs/formats/config.schema.json": (1_000, "generated"),
     "tests/core/test_config.py": (440, "half of it is one list of broken configurations"),
     "tests/core/test_slots.py": (440, "the laws of one function, and what checks them"),
     "tests/packets/cases_flow.py": (480, "lists of cases"),
