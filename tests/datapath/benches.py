@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from time import sleep
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from limpet.core.diff import Changes, apply, diff
 from limpet.core.model import Image
 from limpet.datapath import abi, kernel, libbpf
 from limpet.datapath.abi import Event, FlowWord, Rung, SessionWord, Verdict
+from limpet.datapath.clock import hz
 from limpet.datapath.counters import Counters
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.datapath.reference import Reference, Reset
@@ -28,6 +30,7 @@ from packets.world import IMAGE, INGRESS, POOLS, TICK_SHIFT, Switches, idle_tick
 
 NUMBERS = count(1)
 TICKS = 1 << FlowWord.SEEN_BITS
+REFILL_JIFFIES = 17  # after which a token of the rate limit is there again
 START = 5  # tick at which the reference begins
 DROPPED = (Verdict.RESET, *range(Verdict.DROP_MALFORMED, len(Verdict)))
 SINCE = ((1 << SessionWord.SINCE_BITS) - 1) << SessionWord.SINCE_SHIFT
@@ -169,7 +172,7 @@ class KernelBench:
         sizes = Sizes(switches.buckets, len(POOLS), switches.session_buckets)
         self._kernel = Kernel.open(pins, sizes)
         self._kernel.load(settings(switches))
-        self._image = Image()
+        self._image, self._switches = Image(), switches
         self._flows: NDArray[np.void] = self._kernel._map("flows")["entries"].reshape(-1)
         self._sessions: NDArray[np.void] = self._kernel._map("sessions")["entries"].reshape(-1)
         self._ring = self._kernel.resets()
@@ -178,6 +181,7 @@ class KernelBench:
     def reset(self, image: Image) -> None:
         self.apply(diff(self._image, image))
         self._kernel.forget_flows()
+        sleep(self._switches.flows_first * REFILL_JIFFIES / hz())
         self._kernel._map("turns")["count"] = 0
         self._stats = self._all_stats()
 
@@ -238,13 +242,12 @@ class KernelBench:
 
     def entries(self) -> Table:
         tick, ways = self._kernel.tick(), int(abi.Limit.FLOW_WAYS)
-        return {
-            divmod(int(place), ways): (
-                int(self._flows[place]["id"]),
-                _since(int(self._flows[place]["word"]), tick),
-            )
-            for place in np.flatnonzero(self._flows["word"])
-        }
+        found = {}
+        for place in np.flatnonzero(self._flows["word"]):
+            number, word = self._flows[place].item()
+            is_empty = word == 1 << FlowWord.SPILLED_SHIFT  # only its mark says anything
+            found[divmod(int(place), ways)] = (0 if is_empty else number, _since(word, tick))
+        return found
 
     def sessions(self) -> Sessions:
         tick, ways = self._kernel.tick(), int(abi.Limit.SESSION_WAYS)

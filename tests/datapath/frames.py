@@ -36,16 +36,30 @@ from packets.world import (
     EMPTY6,
     FLOW4,
     FLOW6,
+    FREE4,
+    FREE6,
+    IPIP4,
+    LISTED4,
+    LISTED6,
+    MANY4,
+    MANY6,
     MIXED4,
+    NARROW4,
     NO_ROW4,
     NOT_VIP4,
     NOT_VIP6,
     PORTS4,
+    RANGES4,
+    RANGES6,
+    ROUND4,
     VIP4,
     VIP6,
+    WIDE6,
 )
 
-SERVED = [*VIP4.values(), *VIP6.values(), FLOW4, FLOW6, MIXED4, PORTS4]
+SESSIONS = [VIP4[IPIP4], VIP6[IPIP4], ROUND4, FREE4, FREE6, RANGES4, RANGES6, NARROW4, WIDE6]
+PROXIES = [MANY4, MANY6, LISTED4, LISTED6]
+SERVED = [*VIP4.values(), *VIP6.values(), FLOW4, FLOW6, MIXED4, PORTS4, *SESSIONS, *PROXIES]
 OTHERS = [NO_ROW4, EMPTY4, EMPTY6, NOT_VIP4, NOT_VIP6]
 CLIENTS = {4: [CLIENT4, "198.51.100.8"], 6: [CLIENT6, "2001:db8:c::8", "2001:db8:d::7"]}
 FLAGS = ["S", "S", "S", "A", "A", "A", "PA", "FA", "R", "SA", "SF", ""]
@@ -57,6 +71,12 @@ LINKS = [LINK, LINK, LINK, LINK / Dot1Q(vlan=5), LINK / Dot1AD(vlan=9) / Dot1Q(v
 KINDS = ["flow"] * 9 + ["odd"] * 3 + ["fragment"] * 4 + ["error"] * 2 + ["echo"]
 
 CROWD = ["stream"] * 9 + ["flow"]
+MANY_CLIENTS = {
+    4: [f"198.51.100.{n}" for n in range(20, 40)],
+    6: [f"2001:db8:{n:x}::7" for n in range(0x100, 0x114)],
+}
+MANY_PORTS = list(range(1000, 60_000, 4099))
+LISTED = {4: [CLIENT4, "203.0.113.5"], 6: [CLIENT6, "2001:db8:b:5::7"]}
 
 
 @dataclass(frozen=True)
@@ -71,10 +91,17 @@ class Cast:
 
 
 def cast(rng: Random) -> Cast:
-    """A few of all, mostly of what is served; now and then a crowd of flows that fills a bucket."""
-    if rng.random() < 0.3:
+    """A few of all, mostly of what is served; now and then a crowd of flows or of clients, which
+    fills a bucket, or a mega-proxy.
+    """
+    kind = rng.random()
+    if kind < 0.2:
         vip = rng.choice(SERVED)
         return Cast([vip], {4: [CLIENT4], 6: [CLIENT6]}, list(range(1000, 1010)), [80], CROWD)
+    if kind < 0.4:
+        return Cast(rng.sample(SESSIONS, 2), MANY_CLIENTS, [1000, 1001], [80], CROWD)
+    if kind < 0.55:
+        return Cast([rng.choice(PROXIES)], LISTED, MANY_PORTS, [80], CROWD)
     return Cast(
         vips=[
             *rng.sample(SERVED, rng.choice([1, 3])),

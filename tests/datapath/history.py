@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random histories of a director: packets, time, and changes of pools, backends and VIPs.
+"""Random histories of a director: packets, time, sweeps, and changes of pools, backends and VIPs.
 
 Every step has a seed of its own, so that a history stays the same when others of its steps are
 taken away: that is how a failing one is shortened.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from datapath import frames
 from limpet.core.diff import Changes
-from limpet.core.model import BackendId, BackendRow, NextHop
-from packets.case import Age
+from limpet.core.model import Affinity, BackendId, NextHop, Policy, PoolId, Standing, VipRow
+from packets.case import Age, Sweep
 from packets.world import (
     BACKENDS,
     DIRECTOR,
     EMPTY,
+    FREE,
     IMAGE,
     INGRESS,
     IPIP4,
@@ -24,23 +25,31 @@ from packets.world import (
     L2,
     NO_ROW,
     REDIRECTED,
+    ROUND,
     ROWS,
     SPLIT,
+    TIMEOUTS,
     Switches,
     pool,
 )
 
-Step = bytes | Age | Changes
+Step = bytes | Age | Changes | Sweep
 SWITCHES = [
     Switches(),
-    Switches(buckets=1),
-    Switches(buckets=2),
-    Switches(buckets=4, redirect_always=True),
-    Switches(buckets=2, flows_are_refused=True),
-    Switches(answers_are_refused=True, icmp_source4="203.0.113.1"),
-    Switches(icmp_source4="203.0.113.1", icmp_source6="2001:db8:f::1"),
+    Switches(buckets=1, session_buckets=2),
+    Switches(buckets=2, session_buckets=1),
+    Switches(buckets=4, session_buckets=2, redirect_always=True),
+    Switches(buckets=2, session_buckets=2, flows_are_refused=True),
+    Switches(session_buckets=4, answers_are_refused=True, icmp_source4="203.0.113.1"),
+    Switches(session_buckets=2, icmp_source4="203.0.113.1", icmp_source6="2001:db8:f::1"),
 ]
 TICKS = [1, 2, 3, 9, 10, 11, 15, 16, 20, 21, 99, 100, 101, 999, 1000, 1001]
+POOLS = [IPIP4, IPIP6, L2, REDIRECTED, SPLIT, EMPTY, ROUND, FREE]
+STANDINGS = [
+    Standing.LEFT_BY_SESSIONS,
+    Standing.LEFT_BY_SESSIONS | Standing.LEFT_BY_FLOWS,
+    Standing.LEFT_BY_SESSIONS | Standing.RESET,
+]
 MACS = [bytes(6), bytes.fromhex("020000000099")]
 OWN_MAC = bytes.fromhex(DIRECTOR.replace(":", ""))
 
@@ -70,16 +79,37 @@ def _step(rng: Random, cast: frames.Cast) -> Step:
         return frames.frame(rng, cast)
     if kind < 0.92:
         return Age(rng.choice(TICKS[:3] if cast.kinds is frames.CROWD else TICKS))
-    return rng.choice([_pool, _pool, _backend, _backend_gone, _vips])(rng)
+    if kind < 0.94:
+        return Sweep()
+    return rng.choice([_pool, _pool, _standing, _backend, _backend_gone, _vips, _vip])(rng)
 
 
 def _pool(rng: Random) -> Changes:
-    """A pool gets other homes, or none."""
+    """A pool gets other homes, or none, other members and policies."""
     homes = [
         rng.choice([0, IPIP4, IPIP6, L2, REDIRECTED, NO_ROW]) for _ in range(rng.choice([1, 3]))
     ]
-    number = rng.choice([IPIP4, IPIP6, L2, REDIRECTED, SPLIT, EMPTY])
-    return Changes(pools_put=(pool(number, *homes, generation=2),))
+    members = rng.sample([IPIP4, IPIP6, L2, REDIRECTED, NO_ROW], rng.choice([0, 1, 2, 4]))
+    weights = tuple((BackendId(i), rng.choice([1, 2, 7, 65_535])) for i in sorted(members))
+    own = {"policy": rng.choice(list(Policy)), "reassign": rng.choice(list(Policy))}
+    return Changes(
+        pools_put=(pool(rng.choice(POOLS), *homes, generation=2, members=weights, **own),)
+    )
+
+
+def _standing(rng: Random) -> Changes:
+    """Some backends have a standing in a pool; the rows of some of them say so."""
+    standing = tuple(
+        (BackendId(i), rng.choice(STANDINGS)) for i in (IPIP4, REDIRECTED) if rng.random() < 0.7
+    )
+    rows = tuple(
+        replace(row, has_standing=rng.random() < 0.8)
+        for row in ROWS
+        if row.id in (IPIP4, REDIRECTED)
+    )
+    homes = rng.sample([IPIP4, IPIP6, REDIRECTED], rng.choice([1, 2]))
+    number = rng.choice(POOLS)
+    return Changes(rows, (pool(number, *homes, generation=2, standing=standing),))
 
 
 def _backend(rng: Random) -> Changes:
@@ -87,7 +117,7 @@ def _backend(rng: Random) -> Changes:
     row = rng.choice(ROWS)
     mtu = rng.choice([576, 1280, 1500, 9000])
     hop = NextHop(rng.choice([INGRESS, 7]), rng.choice(MACS), OWN_MAC, mtu)
-    changed = BackendRow(row.id, row.address, row.encapsulation, rng.choice([None, hop, hop]))
+    changed = replace(row, next_hop=rng.choice([None, hop, hop]), has_standing=rng.random() < 0.3)
     return Changes(backends_put=(changed,))
 
 
@@ -99,3 +129,23 @@ def _vips(rng: Random) -> Changes:
     """Some VIPs go away, and addresses get other numbers."""
     gone = rng.sample(range(len(IMAGE.vips)), rng.choice([0, 1, 5]))
     return Changes(vips=tuple(vip for i, vip in enumerate(IMAGE.vips) if i not in gone))
+
+
+def _vip(rng: Random) -> Changes:
+    """Some VIPs are balanced in another way."""
+    changed = {row.id: _changed(rng, row) for row in rng.sample(IMAGE.vips, 5)}
+    return Changes(vips=tuple(changed.get(row.id, row) for row in IMAGE.vips))
+
+
+def _changed(rng: Random, row: VipRow) -> VipRow:
+    return replace(
+        row,
+        pool=PoolId(rng.choice(POOLS)),
+        affinity=rng.choice(list(Affinity)),
+        prefix=rng.choice([None, 24, 32]),
+        port_ranges=rng.choice([2, 16, 65_536]),
+        split_flows=rng.choice([0, 1, 3, 6]),
+        split_ranges=rng.choice([2, 4_096]),
+        looks_at_list=rng.random() < 0.5,
+        timeouts=rng.choice([TIMEOUTS, replace(TIMEOUTS, tcp_established_s=5, udp_s=5)]),
+    )

@@ -307,14 +307,14 @@ FULL = [
     follows(
         "Over the rate limit a new flow goes with its session, without an entry",
         NEW4,
-        (tcp(V4), MOVED),
+        (tcp(V4),),
         events=(Event.REFUSED_RATE,),
         switches=REFUSING,
     ),
-    begins(
+    forwarded(
         "Over the rate limit nobody begins a session",
         tcp(V4, client=OTHER4),
-        (tcp(V4), MOVED),
+        before=(tcp(V4),),
         events=(Event.REFUSED_RATE,),
         switches=REFUSING,
     ),
