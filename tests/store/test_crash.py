@@ -4,9 +4,11 @@
 import os
 import random
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,42 +21,63 @@ from limpet.store import rows, state
 from limpet.store.state import State
 
 KILLS = 60
-LIVES_S = 0.03  # the longest that a child lives
-RACE = 150  # revisions
+PUTS_MAX = 5  # that a child acknowledges before it is killed
+ROUNDS = 60  # of the race
+UPGRADES, UPGRADES_MAX = 40, 1_000
+Work = Callable[["Talk"], None]
 
 
 def weighing(number: int) -> Intents:
     return Intents(weights={("web", f"b{number % 7}"): number % 65_536})
 
 
-class Child:
-    """A process that does something with the state file, and says numbers."""
+class Talk:
+    """One end of a line on which numbers are said."""
 
-    def __init__(self, work: Callable[[Callable[[int], None]], None]) -> None:
-        self._end, said = os.pipe()
+    def __init__(self, line: socket.socket) -> None:
+        self._line = line.makefile("rwb", buffering=0)
+
+    def say(self, number: int) -> None:
+        self._line.write(b"%d\n" % number)
+
+    def hear(self) -> int:
+        """The next number. Raises EOFError when the other has gone."""
+        said = self._line.readline()
+        if not said.endswith(b"\n"):
+            raise EOFError
+        return int(said)
+
+
+class Child(Talk):
+    """A process that does something with the state file, and talks about it."""
+
+    def __init__(self, work: Work) -> None:
+        ours, its = socket.socketpair()
         self.pid = os.fork()
         if self.pid == 0:
             status = 1
             try:
-                work(lambda number: _write(said, number))
+                ours.close()
+                work(Talk(its))
                 status = 0
             finally:
                 os._exit(status)
-        os.close(said)
+        its.close()
+        with ours:
+            super().__init__(ours)
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)
 
-    def listen(self) -> list[int]:
-        """All that it said, when it has ended."""
-        with os.fdopen(self._end, "rb") as pipe:
-            said = pipe.read().split()
+    def rest(self) -> list[int]:
+        """What it has said and nobody has heard, when it has ended."""
+        said = []
+        with suppress(EOFError, ConnectionResetError):
+            while True:
+                said.append(self.hear())
+        self._line.close()
         _, self.status = os.waitpid(self.pid, 0)
-        return [int(number) for number in said]
-
-
-def _write(said: int, number: int) -> None:
-    os.write(said, b"%d\n" % number)
+        return said
 
 
 @pytest.fixture
@@ -62,8 +85,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
 
 
-def put_until_killed(path: Path) -> Callable[[Callable[[int], None]], None]:
-    def work(say: Callable[[int], None]) -> None:
+def put_until_killed(path: Path) -> Work:
+    def work(talk: Talk) -> None:
+        talk.say(0)
         with State(path) as opened:
             number, _ = opened.intents()
             while True:
@@ -71,7 +95,7 @@ def put_until_killed(path: Path) -> Callable[[Callable[[int], None]], None]:
                 number = opened.put_intents(
                     weighing(number + 1), number, "ann", f"to {number + 1}", "", 1.0, event
                 )
-                say(number)
+                talk.say(number)
 
     return work
 
@@ -81,9 +105,11 @@ def test_kill_loses_no_revision_and_no_event_that_was_acknowledged(path: Path) -
     chance, last = random.Random(1), 0
     for _ in range(KILLS):
         child = Child(put_until_killed(path))
-        time.sleep(chance.uniform(0.0, LIVES_S))
+        began, count = time.monotonic(), chance.randrange(PUTS_MAX)
+        heard = [child.hear() for _ in range(1 + count)]
+        time.sleep(chance.uniform(0.0, 1.5) * (time.monotonic() - began) / (1 + count))
         child.kill()
-        acknowledged = max([last, *child.listen()])
+        acknowledged = max([last, *heard, *child.rest()])
         assert os.WTERMSIG(child.status) == signal.SIGKILL
         with State(path) as opened:
             now, intents = opened.intents()
@@ -95,7 +121,7 @@ def test_kill_loses_no_revision_and_no_event_that_was_acknowledged(path: Path) -
             assert [each.number for each in history] == list(range(now, 0, -1))
             assert all(each.intents == weighing(each.number) for each in history)
         last = now
-    assert last > KILLS  # else it was killed too early to mean much
+    assert last > KILLS
 
 
 def first_version(path: Path, registry: Registry) -> bytes:
@@ -130,51 +156,59 @@ def test_file_of_the_first_version_keeps_its_ids_and_secrets(path: Path) -> None
 
 
 def test_kill_during_the_upgrade_leaves_one_version_or_the_other(tmp_path: Path) -> None:
-    chance, seen = random.Random(2), set()
-    for number in range(40):
+    chance, seen, took_s = random.Random(2), set[int](), 0.0
+    for number in range(UPGRADES_MAX):
         path = tmp_path / f"{number}.db"
         secret = first_version(path, numbered(number))
         child = Child(put_until_killed(path))
-        time.sleep(chance.uniform(0.0, LIVES_S / 3))
+        assert child.hear() == 0
+        began = time.monotonic()
+        if number % 10 == 0:
+            child.hear()  # opened, and more
+            took_s = time.monotonic() - began
+        else:
+            time.sleep(chance.uniform(0.0, took_s))
         child.kill()
-        child.listen()
+        child.rest()
         seen.add(version(path))
         with State(path) as opened:
             assert opened.load() == numbered(number)
             assert opened.secret("slot_key", 16) == secret
-    assert seen == {1, 2}
+        if number >= UPGRADES and seen == {1, 2}:
+            return
+    raise AssertionError("killed too early, or too late")
 
 
-def put_until_many(path: Path, who: str) -> Callable[[Callable[[int], None]], None]:
-    def work(say: Callable[[int], None]) -> None:
+def put_when_told(path: Path, who: str) -> Work:
+    def work(talk: Talk) -> None:
         with State(path) as opened:
-            while (seen := opened.intents()[0]) < RACE:
+            talk.say(0)
+            while (seen := talk.hear()) < ROUNDS:
                 try:
-                    say(opened.put_intents(weighing(seen + 1), seen, who, "", "", 1.0))
+                    talk.say(opened.put_intents(weighing(seen + 1), seen, who, "", "", 1.0))
                 except Conflict:
-                    continue
+                    talk.say(-1)
 
     return work
 
 
-def test_two_who_race_for_a_revision_have_one_winner(path: Path) -> None:
-    State(path).close()
-    children = {who: Child(put_until_many(path, who)) for who in ("ann", "bob")}
-    won = {who: child.listen() for who, child in children.items()}
-    assert [child.status for child in children.values()] == [0, 0]
-    assert sorted(won["ann"] + won["bob"]) == list(range(1, RACE + 1))
+@pytest.mark.parametrize("first", [1, 2])
+def test_two_who_race_for_a_revision_have_one_winner(path: Path, first: int) -> None:
+    """Both open the file at once, new or of the first version; then both put at once."""
+    if first == 1:
+        first_version(path, numbered(5))
+    children = {who: Child(put_when_told(path, who)) for who in ("ann", "bob")}
+    assert [child.hear() for child in children.values()] == [0, 0]
+    winners = []
+    for seen in range(ROUNDS):
+        for child in children.values():
+            child.say(seen)
+        answers = {who: child.hear() for who, child in children.items()}
+        assert sorted(answers.values()) == [-1, seen + 1]
+        winners.append(max(answers, key=lambda who: answers[who]))
+    for child in children.values():
+        child.say(ROUNDS)
+        assert (child.rest(), child.status) == ([], 0)
     with State(path) as opened:
-        for revision in opened.history(RACE):
-            assert revision.number in won[revision.who]
-            assert revision.intents == weighing(revision.number)
-    assert min(len(won["ann"]), len(won["bob"])) > 0
-
-
-def test_two_who_upgrade_at_once_both_find_it_done(path: Path) -> None:
-    first_version(path, numbered(5))
-    children = [Child(put_until_many(path, who)) for who in ("ann", "bob")]
-    won = [child.listen() for child in children]
-    assert [child.status for child in children] == [0, 0]
-    assert len(won[0]) + len(won[1]) == RACE
-    with State(path) as opened:
-        assert opened.load() == numbered(5)
+        assert [each.who for each in opened.history(ROUNDS)] == winners[::-1]
+        assert opened.load() == (numbered(5) if first == 1 else Registry())
