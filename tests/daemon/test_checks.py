@@ -187,6 +187,16 @@ def test_text_is_looked_for_in_the_first_64_kib(pieces: tuple[bytes, ...], reaso
     assert asked(HTTP, answering(*pieces), http_body="ready") == reason
 
 
+def test_endless_body_is_not_listened_to_for_long() -> None:
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+        while True:
+            writer.write(b"x" * 8_192)
+            await writer.drain()
+
+    assert asked(HTTP, serve, http_body="ready", timeout_s=2.0) == "text not found"
+
+
 @pytest.mark.parametrize(
     ("host", "line"), [("web.example", "Host: web.example"), ("", "Host: 127.0.0.1:{}")]
 )
