@@ -14,7 +14,10 @@ from limpet.api.feed import Feed
 from limpet.api.interface import DrainRequest, FlowPage, FlowQuery, Json, Question, SessionQuery
 from limpet.api.problem import Stale
 from limpet.core.config import parse
+from limpet.core.effective import effective
+from limpet.core.eligible import assess
 from limpet.core.errors import Conflict, NotFound
+from limpet.core.intent import Drain, Intents
 
 RATES = {
     "sessions": 1,
@@ -90,6 +93,8 @@ class MemoryDirector:
             "started": now(),
             "uptime_s": 7,
             **paths,
+            **{part: {} for part in ("sweeper", "checks", "hooks", "resets")},
+            "own_packets_error": "",
             "program": "0011223344556677",
             "program_id": 5,
             "attachments": [attachment],
@@ -155,7 +160,16 @@ class MemoryDirector:
 
     async def health(self) -> list[Json]:
         state = {"is_up": True, "since": now(), "reason": "connected", "is_suppressed": False}
-        return [{"pool": "web", "backend": "b1", **state, "checked": now(), "check": "tcp"}]
+        return [
+            {
+                "pool": "web",
+                "backend": "b1",
+                **state,
+                "checked": now(),
+                "check": "tcp",
+                "changes": 0,
+            }
+        ]
 
     async def drains(self) -> list[Json]:
         return list(self.drain_rows.values())
@@ -173,10 +187,11 @@ class MemoryDirector:
         return newest[:limit] if limit else newest
 
     async def diff(self) -> Json:
-        wanted = {"drains": list(self.drain_rows), "weights": []}
-        effective = {"web": {"b1": {"weight": 1, "reasons": []}}}
-        file = {"web": {"b1": 1, "b2": 1}}
-        return {"file": file, "intents": wanted, "effective": effective, "summary": "none"}
+        """As the director's, by its own function."""
+        desired = parse(CONFIG)
+        drains = {name: Drain(name, 1.5, "nobody") for name in self.drain_rows}
+        wanted = Intents(drains, self.weights)
+        return effective(desired, wanted, assess(desired, wanted, {}, 2.0, {})).json()
 
     async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
         self._known(backend)
@@ -278,4 +293,23 @@ CONFIG = """
 [director]
 name = "memory"
 interfaces = ["lo"]
+
+[[backend]]
+name = "b1"
+address = "10.10.0.11"
+
+[[backend]]
+name = "b2"
+address = "10.10.0.12"
+
+[[pool]]
+name = "web"
+backends = { b1 = 1, b2 = 1 }
+
+[[vip]]
+name = "web4"
+address = "192.0.2.10"
+protocol = "tcp"
+port = 80
+pool = "web"
 """

@@ -212,6 +212,7 @@ def broken(folder: Path) -> dict[str, tuple[dict[str, str], str]]:
         "port": ({"listen": "127.0.0.1:99999"}, "cannot listen there"),
         "elsewhere": ({"listen": f"192.0.2.77:{port}"}, "Cannot assign"),
         "no certificate": ({"certificate": str(folder / "none")}, "No such file"),
+        "another's certificate": ({"certificate": str(folder / "other.crt")}, "mismatch"),
         "another's key": ({"key": str(folder / "other.key")}, "mismatch"),
         "no key": ({"key": str(folder / "empty")}, "no usable pair"),
         "no tokens file": ({"tokens": str(folder / "none")}, "No such file"),

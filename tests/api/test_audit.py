@@ -93,6 +93,19 @@ def test_a_flood_of_strangers_is_counted_not_written(tmp_path: Path) -> None:
     assert sum(row.get("left_out", 0) for row in rows) + len(rows) == 1_001
 
 
+def test_guesses_of_tokens_are_such_a_flood(
+    secure: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "REFUSALS_PER_S", 1)
+    for _ in range(40):
+        assert secure.ask_tls("GET", "/v1/status", "guessed").status == 401
+    secure.ask("PUT", DRAIN, {})
+    *written, last = secure.audit()
+    assert last["outcome"] == "done"
+    assert sum(row.get("left_out", 0) for row in (*written, last)) + len(written) == 40
+    assert len(written) < 30
+
+
 def test_files_are_rotated_and_the_oldest_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,7 +41,6 @@ class Gate:
         state["access"] = self._access
         try:
             state["caller"] = self._access.caller(dict(scope))
-            _check_length(scope)
         except LimpetError as error:
             await self._refuse(error, scope, receive, send)
             return
@@ -106,14 +105,8 @@ def _request(scope: Scope) -> Json:
     }
 
 
-def _check_length(scope: Scope) -> None:
-    length = dict(scope["headers"]).get(b"content-length", b"0")
-    if not length.isdigit() or int(length) > BODY_MAX:
-        raise Malformed(f"a body of {length.decode('latin-1')} bytes; at most {BODY_MAX} are read")
-
-
 def _limited(receive: Receive) -> Receive:
-    """A body that comes in chunks has no length at first."""
+    """Counted as it comes: one that is sent in chunks has no length at first."""
     total = 0
 
     async def read() -> Message:

@@ -69,6 +69,13 @@ class Status(Model):
     flows: Occupancy = Field(description="the connection table")
     sessions: Occupancy = Field(description="the table of sessions")
     reconcile: Reconcile
+    sweeper: dict[str, Any] = Field(description="passes that ended what had expired")
+    checks: dict[str, Any] = Field(description="figures of the health checks")
+    hooks: dict[str, dict[str, Any]] = Field(description="deliveries, by kind of hook")
+    resets: dict[str, Any] = Field(description="figures of the RSTs that ended flows")
+    own_packets_error: str = Field(
+        description="why checks through VIPs and RSTs to backends fail; empty: they do not"
+    )
 
 
 class Rates(Model):
@@ -245,6 +252,7 @@ class Health(Model):
     is_suppressed: bool = Field(description="it changes too often, and counts as down")
     checked: str | None
     check: str
+    changes: int = Field(description="of late, that count towards suppression")
 
 
 class DrainTerms(Model):
@@ -317,26 +325,52 @@ class Revision(Model):
     file_digest: str = Field(description="of the configuration file at that time")
 
 
-class Effective(Model):
-    """What comes out for a backend in a pool."""
+class FileWeights(Model):
+    """What the file says, by pool and backend."""
 
-    weight: int
+    pools: dict[str, dict[str, int]]
+
+
+class KeptDrain(Model):
+    """A drain as it is kept: times are Unix seconds."""
+
+    backend: str
+    began: float
+    by: str
+    rule: Literal["sessions", "flows"] | None
+    deadline: float | None
+    at_deadline: Literal["keep", "reset"]
+    drained: float | None
+
+
+class KeptIntents(Model):
+    """Intents on top of the file."""
+
+    drains: list[KeptDrain]
+    weights: list[Weight]
+    without_effect: list[str] = Field(description="the file lacks their backend or pool")
+
+
+class Effective(Model):
+    """What comes out for a backend of a pool."""
+
+    pool: str
+    backend: str
+    file_weight: int
+    command_weight: int | None
+    intent: Literal["active", "draining", "drained"]
+    effective_weight: int
+    full_weight: int = Field(description="at the end of slow start")
+    standing: list[str] = Field(description="what its sessions and flows do")
     reasons: list[str]
 
 
-class IntentNames(Model):
-    """Intents, in short."""
-
-    drains: list[str]
-    weights: list[Weight]
-
-
 class Diff(Model):
-    """What the file says, what intents change of it, and what comes out. By pool, then backend."""
+    """What the file says, what intents change of it, and what comes out."""
 
-    file: dict[str, dict[str, int]]
-    intents: IntentNames
-    effective: dict[str, dict[str, Effective]]
+    file: FileWeights
+    intents: KeptIntents
+    effective: list[Effective]
     summary: str
 
 
