@@ -2,6 +2,7 @@
 """The director's own packets to a backend: real sockets on both machines, and the agent between."""
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from itertools import count
@@ -26,6 +27,7 @@ NUMBERS = count(1)
 KILOBYTES_100 = 100_000
 ETH_P_ALL = 3
 QUICK_S = 0.3
+EVENTS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links, addresses, routes
 
 
 @pytest.fixture
@@ -220,6 +222,14 @@ def test_put_again_swaps_the_program_and_keeps_connections_and_counters(way: Way
             client.send(b"still here")
             assert accepted.recv(100) == b"still here"
     assert way.counters()["sent"] > before
+
+
+def test_put_again_is_no_event_for_those_who_watch_links_and_routes(way: Way) -> None:
+    """The daemon does so, and would wake itself for ever."""
+    with namespace.netlink(way.pair.client) as link:
+        link.bind(groups=EVENTS)
+        way.put()
+        assert not select.select([link.fileno()], [], [], QUICK_S)[0]
 
 
 def state(way: Way) -> tuple[set[str], list[str]]:

@@ -34,6 +34,8 @@ IDS_BITS = 12
 RULE_PRIORITY = 20_715  # behind the kernel's own and an operator's, before the main table
 RTN_UNICAST, SCOPE_LINK = 1, 253
 CLSACT, EGRESS = 0xFFFFFFF1, 0xFFFFFFF3
+IFF_UP, IFF_NOARP = 0x01, 0x80
+MTU, OUTER_MAX = int(abi.Limit.OUTBOUND_MTU), 40
 NET = Path("/proc/sys/net")
 PEER_SWITCHES = {"ipv4/conf/{}/forwarding": "1", "ipv4/conf/{}/rp_filter": "0"}
 NO_LINK_LOCAL = {"ipv6/conf/{}/addr_gen_mode": "1"}
@@ -145,23 +147,36 @@ def _put_device(link: IPRoute, mark: int, *, is_known: bool) -> int:
         found = link.link_lookup(ifname=name)
     index, other = int(found[0]), int(link.link_lookup(ifname=peer)[0])
     _switch(NO_LINK_LOCAL, name, peer)
-    with _step(f"set up the interface {name}"):
-        address = link.get_links(index)[0].get_attr("IFLA_ADDRESS")
-        # The same address at both ends: the other takes frames that nobody has addressed to it.
-        link.link("set", index=other, address=address, mtu=int(abi.Limit.OUTBOUND_MTU) + 40)
-        link.link("set", index=index, mtu=int(abi.Limit.OUTBOUND_MTU), arp=False)
-        for each in (other, index):
-            link.link("set", index=each, state="up")
+    address = link.get_links(index)[0].get_attr("IFLA_ADDRESS")
+    # The same address at both ends: the other takes frames that nobody has addressed to it.
+    _set_up(link, other, IFLA_ADDRESS=address, IFLA_MTU=MTU + OUTER_MAX)
+    _set_up(link, index, IFLA_MTU=MTU)
     _switch(PEER_SWITCHES, peer)
     _switch(PEER_SWITCHES6, peer)
     return index
 
 
+def _set_up(link: IPRoute, index: int, **wanted: object) -> None:
+    """Attributes, no ARP, up. What is so already is left alone: every change is an event."""
+    found = link.get_links(index)[0]
+    is_up = found["flags"] & (IFF_UP | IFF_NOARP) == IFF_UP | IFF_NOARP
+    if is_up and all(found.get_attr(name) == value for name, value in wanted.items()):
+        return
+    with _step(f"set up the interface {found.get_attr('IFLA_IFNAME')}"):
+        link.link("set", index=index, arp=False, **wanted)
+        link.link("set", index=index, state="up")
+
+
 def _switch(settings: dict[str, str], *interfaces: str) -> None:
     for interface in interfaces:
         for key, value in settings.items():
-            with suppress(FileNotFoundError):  # a kernel without IPv6
-                (NET / key.format(interface)).write_text(value)
+            path = NET / key.format(interface)
+            if not path.exists():  # a kernel without IPv6
+                continue
+            try:
+                path.write_text(value)
+            except OSError as error:
+                raise DatapathError(f"write {path}", error.errno or 0, str(error)) from error
 
 
 def _attach(link: IPRoute, index: int, program: int) -> None:
@@ -188,9 +203,9 @@ def _families() -> tuple[int, ...]:
 
 
 def _put_route(link: IPRoute, family: int, mark: int, index: int) -> None:
-    with _step("route packets with the mark"):
+    with _step("route packets with the mark", errno.EEXIST):
         link.route(
-            "replace",
+            "add",
             family=family,
             dst="default",
             oif=index,
