@@ -23,22 +23,47 @@ Json = dict[str, Any]
 COUNTERS = {
     "verdicts": ("verdict", "Packets by what was done with them, each exactly once"),
     "rungs": ("rung", "Forwarded packets by the rung of the ladder that chose the backend"),
-    "events": ("event", "What happened to the connection table"),
+    "events": ("event", "What happened to the connection table and to the session table"),
 }
 VIP_COUNTERS = {
     "limpet_packets": ("packets", "Packets for a VIP that were forwarded"),
     "limpet_bytes": ("bytes", "Bytes of these from the IP header on, before encapsulation"),
     "limpet_flows_created": ("flows_created", "New flows to a VIP"),
+    "limpet_sessions_created": ("sessions_created", "New sessions of a VIP"),
     "limpet_dropped_packets": ("dropped", "Packets for a VIP that were dropped"),
 }
 BACKEND_COUNTERS = {
     "limpet_backend_packets": ("packets", "Packets forwarded to a backend"),
     "limpet_backend_bytes": ("bytes", "Bytes of these from the IP header on, before encapsulation"),
     "limpet_backend_flows_created": ("flows_created", "New flows to a backend"),
+    "limpet_backend_sessions_created": ("sessions_created", "New sessions on a backend"),
 }
 POOL_GAUGES = {
     "limpet_backend_slots": ("slots", "Slots that a backend owns in a pool, of 65536"),
     "limpet_backend_weight": ("weight", "Weight that is desired for a backend in a pool"),
+    "limpet_backend_effective_weight": (
+        "effective_weight",
+        "Weight for new sessions: what intent, health and slow start leave of it",
+    ),
+}
+VIP_GAUGES = {
+    "limpet_vip_flows": ("flows", "Live flows of a VIP"),
+    "limpet_vip_sessions": ("sessions", "Live sessions of a VIP"),
+}
+DRAIN_GAUGES = {
+    "limpet_drain_sessions": ("sessions", "Live sessions left on a backend that drains"),
+    "limpet_drain_flows": ("flows", "Open flows left on a backend that drains"),
+    "limpet_drain_end_seconds": (
+        "estimated_end_s",
+        "Estimated time to the end of a drain; missing while nobody leaves",
+    ),
+}
+HEALTH_GAUGES = {
+    "limpet_health_up": ("is_up", "1 if checks say that a backend is up, in a pool that checks"),
+    "limpet_health_suppressed": (
+        "is_suppressed",
+        "1 if a backend changes too often, and counts as down",
+    ),
 }
 
 
@@ -50,11 +75,17 @@ class Reading:
     pop: str
     version: str
     counters: Counters
+    outbound: dict[str, int]  # packets of this machine to backends, by outcome
     vips: list[Json]
     pools: list[Json]
     backends: list[Json]
     attachments: list[Json]
     flows: Json
+    sessions: Json
+    drains: list[Json]
+    health: list[Json]
+    tasks: dict[str, Json]  # what became of sweeps, hooks, resets and checks, as status says it
+    revision: int
     passes: dict[str, int]
     pass_duration_s: float
     pass_succeeded_at: float
@@ -77,9 +108,13 @@ class Collector:
     def collect(self) -> Iterator[Metric]:
         reading = self._read()
         yield from _kernel_counters(reading)
+        yield from _outbound(reading)
         yield from _vips(reading)
         yield from _backends(reading)
-        yield from _flow_table(reading)
+        yield from _tables(reading)
+        yield from _drains(reading)
+        yield from _health(reading)
+        yield from _tasks(reading)
         yield from _daemon(reading)
 
     def describe(self) -> Iterator[Metric]:
@@ -116,6 +151,15 @@ def _kernel_counters(reading: Reading) -> Iterator[Metric]:
         yield family.metric
 
 
+def _outbound(reading: Reading) -> Iterator[Metric]:
+    what = f"Packets of this machine to backends (checks, resets). {meaning('outbound')}"
+    family = _Family(reading)
+    add = family.counter("limpet_outbound_packets", what, ["outbound", "severity"])
+    for name, value in reading.outbound.items():
+        add([name, MEANINGS["outbound"][name.upper()][1]], value)
+    yield family.metric
+
+
 def _vips(reading: Reading) -> Iterator[Metric]:
     for metric, (key, help) in VIP_COUNTERS.items():
         family = _Family(reading)
@@ -123,11 +167,12 @@ def _vips(reading: Reading) -> Iterator[Metric]:
         for vip in reading.vips:
             add([vip["name"]], vip[key])
         yield family.metric
-    family = _Family(reading)
-    add = family.gauge("limpet_vip_flows", "Live flows of a VIP", ["vip"])
-    for vip in reading.vips:
-        add([vip["name"]], vip["flows"])
-    yield family.metric
+    for metric, (key, help) in VIP_GAUGES.items():
+        family = _Family(reading)
+        add = family.gauge(metric, help, ["vip"])
+        for vip in reading.vips:
+            add([vip["name"]], vip[key])
+        yield family.metric
 
 
 def _backends(reading: Reading) -> Iterator[Metric]:
@@ -154,6 +199,11 @@ def _backends(reading: Reading) -> Iterator[Metric]:
         add([name, backend["state"]], backend["flows"])
     yield family.metric
     family = _Family(reading)
+    add = family.gauge("limpet_backend_sessions", "Live sessions of a backend", ["backend"])
+    for name, backend in _named(reading):
+        add([name], backend["sessions"])
+    yield family.metric
+    family = _Family(reading)
     add = family.gauge(
         "limpet_backend_next_hop_resolved",
         "1 if packets are sent straight to the next hop, 0 if through the kernel",
@@ -175,23 +225,105 @@ def _named(reading: Reading) -> Iterator[tuple[str, Json]]:
         yield name, backend
 
 
-def _flow_table(reading: Reading) -> Iterator[Metric]:
-    family = _Family(reading)
-    add = family.gauge(
-        "limpet_flows", "Used entries of the connection table by state of the flow", ["state"]
-    )
-    for life, count in reading.flows["by_life"].items():
-        add([life], count)
-    yield family.metric
-    family = _Family(reading)
-    family.gauge("limpet_flow_entries", "Entries of the connection table, used or not", [])(
-        [], reading.flows["entries"]
-    )
-    yield family.metric
+def _tables(reading: Reading) -> Iterator[Metric]:
+    for metric, occupancy, table in (
+        ("limpet_flows", reading.flows, "connection"),
+        ("limpet_sessions", reading.sessions, "session"),
+    ):
+        family = _Family(reading)
+        add = family.gauge(metric, f"Used entries of the {table} table by their life", ["state"])
+        for life, count in occupancy["by_life"].items():
+            add([life], count)
+        yield family.metric
+        family = _Family(reading)
+        entries = metric.removesuffix("s") + "_entries"
+        add = family.gauge(entries, f"Entries of the {table} table, used or not", [])
+        add([], occupancy["entries"])
+        yield family.metric
     family = _Family(reading)
     add = family.gauge("limpet_table_generation", "Generation of a pool's slot table", ["pool"])
     for pool in reading.pools:
         add([pool["name"]], pool["generation"])
+    yield family.metric
+
+
+def _drains(reading: Reading) -> Iterator[Metric]:
+    family = _Family(reading)
+    add = family.gauge("limpet_drain", "1 for the state that a drain is in", ["backend", "state"])
+    for drain in reading.drains:
+        for state in ("draining", "resetting", "drained"):
+            add([drain["backend"], state], float(drain["state"] == state))
+    yield family.metric
+    for metric, (key, help) in DRAIN_GAUGES.items():
+        family = _Family(reading)
+        add = family.gauge(metric, help, ["backend"])
+        for drain in reading.drains:
+            if drain[key] is not None:
+                add([drain["backend"]], drain[key])
+        yield family.metric
+
+
+def _health(reading: Reading) -> Iterator[Metric]:
+    for metric, (key, help) in HEALTH_GAUGES.items():
+        family = _Family(reading)
+        add = family.gauge(metric, help, ["backend", "pool"])
+        for row in reading.health:
+            add([row["backend"], row["pool"]], float(row[key]))
+        yield family.metric
+    family = _Family(reading)
+    add = family.counter(
+        "limpet_health_changes", "How often a backend went up or down", ["backend", "pool"]
+    )
+    for row in reading.health:
+        add([row["backend"], row["pool"]], row["changes"])
+    yield family.metric
+
+
+def _tasks(reading: Reading) -> Iterator[Metric]:
+    tasks = reading.tasks
+    for metric, help, task, results in (
+        (
+            "limpet_checks",
+            "Health checks by result",
+            "checks",
+            ("good", "failed", "not_checked", "late"),
+        ),
+        ("limpet_sweeps", "Sweeps by result", "sweeper", ("done", "failed")),
+        (
+            "limpet_resets",
+            "Flows that are being reset: how often clients were asked and have answered",
+            "resets",
+            ("elicited", "answered", "given_up", "failed"),
+        ),
+    ):
+        family = _Family(reading)
+        add = family.counter(metric, help, ["result"])
+        for result in results:
+            add([result], tasks[task][result])
+        yield family.metric
+    for metric, key, help in (
+        ("limpet_sweep_duration_seconds", "duration_s", "Duration of the last sweep"),
+        ("limpet_sweep_forgotten", "forgotten", "Entries that were remembered for too long"),
+    ):
+        family = _Family(reading)
+        add = (family.gauge if key == "duration_s" else family.counter)(metric, help, [])
+        add([], tasks["sweeper"][key])
+        yield family.metric
+    yield from _hooks(reading)
+
+
+def _hooks(reading: Reading) -> Iterator[Metric]:
+    hooks = reading.tasks["hooks"]
+    family = _Family(reading)
+    add = family.counter("limpet_hooks", "Deliveries to hooks by result", ["hook", "result"])
+    for hook, record in hooks.items():
+        for result in ("delivered", "failed"):
+            add([hook, result], record[result])
+    yield family.metric
+    family = _Family(reading)
+    add = family.gauge("limpet_hook_pending", "Events that a hook has yet to take", ["hook"])
+    for hook, record in hooks.items():
+        add([hook], record["pending"])
     yield family.metric
 
 
@@ -212,6 +344,7 @@ def _daemon(reading: Reading) -> Iterator[Metric]:
             "When the last good pass ended, Unix time",
             reading.pass_succeeded_at,
         ),
+        ("limpet_revision", "Revision of the intents that are in effect", reading.revision),
     ):
         family = _Family(reading)
         family.gauge(name, help, [])([], value)

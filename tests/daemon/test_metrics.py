@@ -48,7 +48,8 @@ def test_a_scrape_counts_what_was_forwarded(metered: Site) -> None:
     metered.wait_for(lambda: metered.get("/v1/vips")[0]["packets"] == 30)
     found = samples(scrape(metered))
     assert total(found, "limpet_verdicts_total", verdict="redirect") == 30
-    assert total(found, "limpet_rungs_total", rung="home_new") == 30
+    assert total(found, "limpet_rungs_total", rung="home_new") == 1
+    assert total(found, "limpet_rungs_total", rung="session_new") == 29
     assert total(found, "limpet_events_total", event="flow_created") == 30
     assert total(found, "limpet_packets_total", vip="web4") == 30
     assert total(found, "limpet_backend_packets_total") == 30
@@ -58,9 +59,33 @@ def test_a_scrape_counts_what_was_forwarded(metered: Site) -> None:
         + total(found, "limpet_flows", state="opening")
         == 30
     )
+    assert total(found, "limpet_vip_sessions", vip="web4") == 1  # affinity `client`
+    assert total(found, "limpet_sessions_created_total", vip="web4") == 1
+    assert total(found, "limpet_backend_sessions") == 1
+    assert total(found, "limpet_backend_sessions_created_total") == 1
     assert total(found, "limpet_backend_slots", pool="web") == 65_536
+    assert total(found, "limpet_backend_effective_weight", pool="web") == 2
+    assert total(found, "limpet_sweeps_total", result="failed") == 0
+    assert total(found, "limpet_revision") == 0
     assert total(found, "limpet_attached", interface="eth0", mode="native") == 1
     assert total(found, "limpet_reconcile_passes_total", result="done") >= 1
+
+
+def test_a_drain_is_seen_from_its_begin_to_its_end(metered: Site) -> None:
+    metered.forwarded(range(20_000, 20_010))
+    (home,) = {row["name"] for row in metered.get("/v1/backends") if row["sessions"]}
+    metered.drain(home, deadline_s=4)
+    metered.wait_for(lambda: metered.drains()[home]["leaving_per_s"] is not None)
+    found = samples(scrape(metered))
+    assert total(found, "limpet_drain", backend=home, state="draining") == 1
+    assert total(found, "limpet_drain_sessions", backend=home) == 1
+    assert total(found, "limpet_drain_flows", backend=home) == 10
+    assert 0 < total(found, "limpet_drain_end_seconds", backend=home) <= 4
+    assert total(found, "limpet_backend_effective_weight", backend=home) == 0
+    assert total(found, "limpet_backend_weight", backend=home) == 1
+    assert total(found, "limpet_revision") == 1
+    metered.wait_for(lambda: metered.drains()[home]["state"] == "drained")
+    assert total(samples(scrape(metered)), "limpet_drain", state="drained") == 1
 
 
 def test_every_series_says_which_director(metered: Site) -> None:
@@ -111,11 +136,13 @@ def test_the_document_lists_every_metric_and_meaning(metered: Site) -> None:
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels}
         wanted = ", ".join(sorted(labels - {"director", "pop"}))
-        assert listed.pop(name)[1:3] == [family.type, wanted]
+        kind, labelled = listed.pop(name)[1:3]
+        assert kind == family.type
+        assert labelled == wanted or not family.samples  # no drain, no check: no series
     assert listed == {}
     meant = [row for row in cells if not row[0].startswith("`limpet_")]
     assert meant == [
         [f"`{name.lower()}`", text, severity]
-        for section in ("verdict", "rung", "event")
+        for section in ("verdict", "rung", "event", "outbound")
         for name, (text, severity) in MEANINGS[section].items()
     ]

@@ -9,8 +9,7 @@ intents goes to the reconcile task like everything else.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +39,7 @@ from limpet.daemon.log import configure
 from limpet.daemon.parts import Parts
 from limpet.daemon.reconcile import ChangeOf, Now, Outcome
 from limpet.daemon.sampler import Population
+from limpet.datapath import outbound
 from limpet.metrics import Endpoint, Reading
 from limpet.store.revisions import REVISIONS_MAX
 
@@ -94,10 +94,7 @@ class RunningDirector:
             "revision": now.effect.revision,
             "flows": view.occupancy(there.flows),
             "sessions": view.occupancy(there.sessions),
-            "sweeper": asdict(self._parts.sweeping.record),
-            "hooks": {name: asdict(each) for name, each in self._parts.hooks.record.items()},
-            "resets": asdict(self._parts.resets.record),
-            "checks": asdict(self._parts.checks),
+            **self._parts.records(),
             "own_packets_error": self._reconciler.outbound_error,
             "reconcile": {
                 "state": "error" if record.error else "done",
@@ -122,10 +119,19 @@ class RunningDirector:
         return view.counters(self._kernel.counters())
 
     async def health(self) -> list[Json]:
-        return condition.health(self._now.effect, self._now.desired)
+        return self._health(self._now)
+
+    def _health(self, now: Now) -> list[Json]:
+        changes = self._reconciler.health_changes
+        return [
+            {**row, "changes": changes[(row["pool"], row["backend"])]}
+            for row in condition.health(now.effect, now.desired)
+        ]
 
     async def drains(self) -> list[Json]:
-        now, loads = self._now, await self._loads()
+        return self._drains(self._now, await self._loads())
+
+    def _drains(self, now: Now, loads: Mapping[str, outlook.Load]) -> list[Json]:
         found = []
         for each in now.effect.intents.drains.values():
             load = loads.get(each.backend, outlook.Load(0, 0))
@@ -166,8 +172,7 @@ class RunningDirector:
 
     async def _loads(self) -> dict[str, outlook.Load]:
         """Sessions and flows by name of the backend."""
-        rows = await self.backends()
-        return {row["name"]: outlook.Load(row["sessions"], row["flows"]) for row in reversed(rows)}
+        return _loads(await self.backends())
 
     # --- Changes --------------------------------------------------------------------------------
 
@@ -279,12 +284,23 @@ class RunningDirector:
             pop=now.desired.director.pop,
             version=__version__,
             counters=self._kernel.counters(),
+            outbound=outbound.read_counters(self._places.pins),
             vips=view.vips(now, there, rates),
             pools=view.pools(now),
             backends=view.backends(now, there, rates),
             attachments=view.attachments(now),
             flows=view.occupancy(there.flows),
+            sessions=view.occupancy(there.sessions),
+            drains=self._drains(now, _loads(view.backends(now, there, rates))),
+            health=self._health(now),
+            tasks=self._parts.records(),
+            revision=now.effect.revision,
             passes={"done": record.done, "error": record.failed},
             pass_duration_s=record.duration_s,
             pass_succeeded_at=record.succeeded_at,
         )
+
+
+def _loads(rows: list[Json]) -> dict[str, outlook.Load]:
+    """By name; of namesakes the one in use, which comes first."""
+    return {row["name"]: outlook.Load(row["sessions"], row["flows"]) for row in reversed(rows)}

@@ -91,8 +91,9 @@ class Hooks:
             except LimpetError as error:
                 record.failed, record.error = record.failed + 1, str(error)
                 log.warning("hook failed", hook=name, error=str(error), again_in_s=retry_s)
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed[name].wait(), retry_s)
+                with suppress(TimeoutError):  # not wait_for, which may lose a cancellation
+                    async with asyncio.timeout(retry_s):
+                        await self._changed[name].wait()
                 retry_s = min(2 * retry_s, RETRY_MAX_S)
             else:
                 retry_s = RETRY_S

@@ -95,7 +95,8 @@ class Pacing:
     async def _wait(self, next_full: float) -> bool:
         """Until something is to be done; True if that is the full pass."""
         try:
-            await asyncio.wait_for(self._woken.wait(), max(self._due_s(next_full), 0))
+            async with asyncio.timeout(max(self._due_s(next_full), 0)):  # wait_for may lose a cancel
+                await self._woken.wait()
         except TimeoutError:
             return time.monotonic() >= next_full
         if not self._changes:

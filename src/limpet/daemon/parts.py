@@ -6,6 +6,7 @@ what the state file has for them.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
 
 from limpet.api.feed import Feed
 from limpet.api.interface import Json
@@ -51,9 +52,15 @@ class Parts:
     def desired(self) -> Desired:
         return self.now.desired
 
-    @property
-    def checks(self) -> Counts:
-        return Counts() if self.checker is None else self.checker.counts
+    def records(self) -> dict[str, Json]:
+        """What became of the work of each; for status and metrics."""
+        checks = Counts() if self.checker is None else self.checker.counts
+        return {
+            "sweeper": asdict(self.sweeping.record),
+            "hooks": {name: asdict(each) for name, each in self.hooks.record.items()},
+            "resets": asdict(self.resets.record),
+            "checks": asdict(checks),
+        }
 
     def check(self, known: Mapping[tuple[str, str], Health]) -> None:
         """From now on health is what checks say; `known` is that of before."""

@@ -16,6 +16,7 @@ Used by one thread; `now` is a value that others may read at any time. Not here:
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -102,6 +103,7 @@ class Reconciler:
         self.loading = threading.Lock()  # not while the sweeper of before runs
         self._outbound: object = None  # what the way of our own packets was made for
         self.outbound_error = ""
+        self.health_changes: Counter[Key] = Counter()
         self.file_digest = ""  # of the configuration file; goes into the history
         self.split_flows: Mapping[VipKey, int] = {}  # where it is not the number in the file
         self.now: Now | None = None

@@ -121,8 +121,9 @@ class Resets:
             self._send_due(time.monotonic())
             await asyncio.sleep(SLICE_S)
             wait_s = max(self._next_at() - time.monotonic(), 0.0)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._woken.wait(), wait_s)
+            with suppress(TimeoutError):  # not wait_for, which may lose a cancellation
+                async with asyncio.timeout(wait_s):
+                    await self._woken.wait()
 
     def _next_at(self) -> float:
         """When there is something to do; infinity: when something is wanted."""
