@@ -69,6 +69,17 @@ def test_other_groups_let_nobody_in(grouped: Served) -> None:
     assert grouped.ask_as(STRANGER, [gid("news"), gid("users")], "GET", "/v1/status").status == 403
 
 
+def test_groups_are_looked_up_again_on_a_reload(
+    grouped: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them may have been created meanwhile."""
+    monkeypatch.setattr(access, "VIEWERS", "news")
+    assert grouped.ask_as(STRANGER, [gid("news")], "GET", "/v1/status").status == 403
+    grouped.call(grouped.service.update(ApiListen()))
+    assert grouped.ask_as(STRANGER, [gid("news")], "GET", "/v1/status").status == 200
+    assert grouped.ask_as(STRANGER, [gid(VIEWERS)], "GET", "/v1/status").status == 403
+
+
 def test_headers_do_not_say_who_asks(grouped: Served) -> None:
     """What a proxy would send counts for nothing."""
     answer = grouped.ask(

@@ -4,6 +4,7 @@
 import json
 
 import pytest
+from structlog.testing import capture_logs
 
 from api.memory import CONFIG, SESSION, MemoryDirector
 from api.served import Served
@@ -174,7 +175,9 @@ def test_a_bug_is_a_problem_that_says_so(served: Served, monkeypatch: pytest.Mon
         raise AssertionError("rows do not add up")
 
     monkeypatch.setattr(MemoryDirector, "vips", broken)
-    answer = served.ask("GET", "/v1/vips")
+    with capture_logs() as logs:
+        answer = served.ask("GET", "/v1/vips")
+    assert (logs[0]["event"], logs[0]["log_level"]) == ("bug in a request", "error")
     assert (answer.status, answer.body["type"]) == (500, "urn:limpet:error:other")
     assert "a bug in limpet: AssertionError: rows do not add up" in answer.body["detail"]
 
