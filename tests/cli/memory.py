@@ -254,16 +254,17 @@ class MemoryDirector:
         self, backend: str, request: DrainRequest, by: str, if_revision: int | None
     ) -> Json:
         self._require(backend)
-        if backend in self.draining:
-            raise Conflict(f"backend {backend!r} is draining already, in another way")
+        running = self.draining.get(backend)
+        if running and running["drained"]:
+            raise Conflict(f"backend {backend!r} is drained already")
         answer = self._changed(
             f"drain {backend}", if_revision, by, {"kind": "drain_began", "backend": backend}
         )
         deadline = None if request.deadline_s is None else now_iso(request.deadline_s)
         self.draining[backend] = {
             "backend": backend,
-            "began": now_iso(),
-            "by": by,
+            "began": running["began"] if running else now_iso(),
+            "by": running["by"] if running else by,
             "rule": None if request.rule is None else str(request.rule),
             "deadline": deadline,
             "at_deadline": str(request.at_deadline),

@@ -82,15 +82,21 @@ class Running:
             argv,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
             env={**environment, "PYTHONUNBUFFERED": "1"},
         )
+        self._read = b""  # and not yet asked for
 
     def line(self) -> str:
         """The next line of standard output."""
         assert self.process.stdout is not None
-        assert select.select([self.process.stdout], [], [], WAIT_S)[0], "nothing was printed"
-        return self.process.stdout.readline()
+        file = self.process.stdout.fileno()  # read below the buffer, which select does not see
+        while b"\n" not in self._read:
+            assert select.select([file], [], [], WAIT_S)[0], "nothing was printed"
+            part = os.read(file, 65_536)
+            assert part, "it ended"
+            self._read += part
+        line, _, self._read = self._read.partition(b"\n")
+        return line.decode()
 
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
@@ -100,7 +106,7 @@ class Running:
             out, err = self.process.communicate(timeout=WAIT_S)
         finally:
             self.process.kill()
-        return Done(self.process.returncode, out, err)
+        return Done(self.process.returncode, (self._read + out).decode(), err.decode())
 
 
 class Terminal:

@@ -43,9 +43,21 @@ def test_a_drain_that_is_on_says_since_when_and_by_whom(operator: Operator) -> N
     assert f"b1 is being drained already, since {began[:10]} {began[11:19]}" in text
     assert "by uid 0 (root); nothing was changed" in text
     assert not operator.json("backend", "drain", "b1")["is_changed"]
-    error = operator.refused(4, "backend", "drain", "b1", "--deadline", "1h")
-    assert "is draining already, in another way" in error
     assert len(operator.director.revisions) == 1
+
+
+def test_other_terms_for_a_drain_that_is_on_keep_those_not_named(operator: Operator) -> None:
+    operator.reads("backend", "drain", "b1", "--deadline", "2h", "--rule", "flows")
+    before = operator.director.draining["b1"]["deadline"]
+    text = operator.reads("backend", "drain", "b1", "--at-deadline", "reset")
+    assert "by uid 0 (root); its terms are changed" in text
+    drain = operator.director.draining["b1"]
+    assert (drain["rule"], drain["at_deadline"]) == ("flows", "reset")
+    moved = datetime.fromisoformat(drain["deadline"]) - datetime.fromisoformat(before)
+    assert abs(moved.total_seconds()) < 1
+    operator.director.finish("b1")
+    error = operator.refused(4, "backend", "drain", "b1", "--deadline", "1h")
+    assert "is drained already" in error
 
 
 def test_draining_the_last_active_backend_of_a_pool_needs_force(operator: Operator) -> None:
@@ -143,7 +155,7 @@ def test_drains_shows_how_far_each_is(operator: Operator) -> None:
 def test_wait_ends_with_status_0_soon_after_the_last_session(operator: Operator) -> None:
     waiting = operator.begins("backend", "drain", "b1", "--wait")
     assert "b1 drains" in waiting.line()
-    assert "b1: 12 sessions, 30 flows left; 0.5 leave per s; about 24 s to go" in waiting.line()
+    assert "b1: 12 sessions and 30 flows left; 0.5 leave per s; about 24 s to go" in waiting.line()
     began = time.monotonic()
     operator.director.finish("b1")
     done = waiting.end()
@@ -224,9 +236,9 @@ def test_wait_as_json_ends_with_the_outcome(operator: Operator) -> None:
 
 def test_wait_at_a_terminal_shows_a_bar(operator: Operator) -> None:
     terminal = operator.sits_at("backend", "drain", "b1", "--wait")
-    terminal.shows("12 sessions, 30 flows left")
+    terminal.shows("12 sessions and 30 flows left")
     operator.director.sessions_at["b1"], operator.director.flows_at["b1"] = 3, 3
-    terminal.shows("3 sessions, 3 flows left")
+    terminal.shows("3 sessions and 3 flows left")
     assert "━" in terminal.screen
     assert "draining b1" in terminal.screen
     operator.director.finish("b1")
@@ -238,7 +250,7 @@ def test_wait_at_a_terminal_shows_a_bar(operator: Operator) -> None:
 
 def test_ctrl_c_at_a_terminal_gives_it_back(operator: Operator) -> None:
     terminal = operator.sits_at("backend", "drain", "b1", "--wait")
-    terminal.shows("12 sessions, 30 flows left")
+    terminal.shows("12 sessions and 30 flows left")
     terminal.press_ctrl_c()
     done = terminal.end()
     assert (done.status, "b1 still drains" in done.out) == (130, True)

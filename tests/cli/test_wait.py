@@ -22,7 +22,7 @@ def test_wait_ends_with_the_last_session_across_a_kill_of_the_daemon(site: Site)
     environment = {**surroundings(), "LIMPET_SOCKET": str(site.places.socket)}
     waiting = Running([*COMMAND, "backend", "drain", name, "--wait"], environment)
     assert f"{name} drains: " in waiting.line()
-    assert "1 sessions" in waiting.line()
+    assert "1 session and 3 flows left" in waiting.line()
     shown = site.cli("show", "backends")
     assert f"{name} gets no new sessions: draining since" in shown
     assert f"{name} is the last" not in shown

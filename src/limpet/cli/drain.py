@@ -3,11 +3,12 @@
 
 Before it asks the daemon, a drain looks for what an operator may have overlooked: a name that does
 not exist, a drain that is on already, a pool that would have nobody left for new sessions. The
-last needs --force, because it is what a tired operator does not mean. Other terms for a drain that
-is on are the daemon's to judge.
+last needs --force, because it is what a tired operator does not mean. Who drains a backend again
+with other terms keeps those that he does not name.
 """
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import typer
 
 from limpet.api.client import Client
 from limpet.cli import duration, names
+from limpet.cli.show import population
 from limpet.core.errors import Conflict, NotFound
 
 if TYPE_CHECKING:
@@ -34,13 +36,16 @@ class Terms:
     def are_said(self) -> bool:
         return (self.deadline_s, self.at_deadline, self.rule) != (None, None, None)
 
-    def body(self) -> "Json":
-        """As the API wants them."""
-        return {
-            "rule": self.rule,
-            "deadline_s": self.deadline_s,
-            "at_deadline": self.at_deadline or "keep",
-        }
+    def over(self, running: "Json | None") -> "Json":
+        """As the API wants them; what is not said stays as in the drain that is on."""
+        found: Json = {"rule": None, "deadline_s": None, "at_deadline": "keep"}
+        if running:
+            found |= {"rule": running["rule"], "at_deadline": running["at_deadline"]}
+            if running["deadline"] is not None:
+                left_s = duration.unix(running["deadline"]) - time.time()
+                found["deadline_s"] = max(0.0, left_s)
+        said = {"rule": self.rule, "deadline_s": self.deadline_s, "at_deadline": self.at_deadline}
+        return found | {key: value for key, value in said.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class Order:
 def preview(order: Order, socket: Path | None, *, as_json: bool) -> None:
     client = Client(socket)
     lonely = _lonely(client, order.backend)
-    answer = client.put(_path(order.backend), order.terms.body(), dry_run="true")
+    body = order.terms.over(find(client, order.backend))
+    answer = client.put(_path(order.backend), body, dry_run="true")
     if as_json:
         typer.echo(json.dumps(answer | {"last_active_in": lonely}, indent=2))
         return
@@ -75,8 +81,10 @@ def drain(order: Order, socket: Path | None, *, is_waiting: bool, as_json: bool)
     else:
         if lonely and not order.is_forced:
             raise Conflict(f"{_refusal(order.backend, lonely)}; nothing was changed")
-        body = order.terms.body()
+        body = order.terms.over(running)
         answer = client.put(_path(order.backend), body, if_revision=order.if_revision)
+        if running:
+            _say(f"{_already(running)}; its terms are changed", as_json=as_json)
         answer = {**answer, "backend": order.backend, "is_changed": True}
         _say(_begun(answer, find(client, order.backend)), as_json=as_json)
     if is_waiting:
@@ -145,7 +153,7 @@ def _begun(answer: "Json", drain: "Json | None") -> str:
     name = answer["backend"]
     if drain is None:
         return f"{name} drains (revision {answer['revision']})"
-    text = f"{name} drains: {drain['sessions']} sessions and {drain['flows']} flows are there"
+    text = f"{name} drains: {population(drain)} are there"
     if drain["deadline"] is not None:
         then = "are reset" if drain["at_deadline"] == "reset" else "are kept"
         text += f"; those left at {duration.moment(drain['deadline'])} {then}"

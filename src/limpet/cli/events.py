@@ -49,7 +49,8 @@ def _followed(client: Client, since: int | None) -> "Iterator[Json]":
 
 
 def _line(event: "Json") -> str:
-    rest = " ".join(f"{key}={_word(value)}" for key, value in event.items() if key not in HEAD)
+    known = {key: value for key, value in event.items() if key not in HEAD and value is not None}
+    rest = " ".join(f"{key}={_word(value)}" for key, value in known.items())
     return f"{moment(event['at'])}  {event['kind']:<14}  {rest}".rstrip()
 
 

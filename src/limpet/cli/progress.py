@@ -18,6 +18,7 @@ import typer
 from limpet.api.client import Client
 from limpet.cli import duration
 from limpet.cli.drain import find
+from limpet.cli.show import population
 from limpet.core.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -121,9 +122,9 @@ def _event(client: Client, row: "Json") -> "Json":
 def _ending(row: "Json", event: "Json") -> tuple[str, str]:
     """Outcome, and what to say about it."""
     backend = row["backend"]
-    sessions, flows = event["sessions_left"], event["flows_left"]
-    are_left = f"{sessions} sessions and {flows} flows are still at {backend}"
-    if event["why"] == "deadline" and left({**row, "sessions": sessions, "flows": flows}):
+    last = {**row, "sessions": event["sessions_left"], "flows": event["flows_left"]}
+    are_left = f"{population(last)} are still at {backend}"
+    if event["why"] == "deadline" and left(last):
         look = f"`limpet sessions --backend {backend}` lists them"
         return "kept", f"the deadline has passed: {are_left}, and are kept; {look}"
     if event["why"] == "reset-timeout":
@@ -134,7 +135,7 @@ def _ending(row: "Json", event: "Json") -> tuple[str, str]:
 
 
 def _line(row: "Json") -> str:
-    parts = [f"{row['sessions']} sessions, {row['flows']} flows left"]
+    parts = [f"{population(row)} left"]
     if row["leaving_per_s"]:
         parts.append(f"{row['leaving_per_s']:.1f} leave per s")
     if row["estimated_end_s"] is not None:
@@ -191,7 +192,8 @@ class Bar:
         if self._progress is None or self._task is None:
             text: Any = TextColumn("{task.fields[text]}", markup=False)
             name: Any = TextColumn("{task.description}", markup=False)
-            self._progress = Progress(name, BarColumn(20), TaskProgressColumn(), text)
+            columns = (name, BarColumn(20), TaskProgressColumn(), text)
+            self._progress = Progress(*columns, auto_refresh=False)
             self._task = self._progress.add_task(f"draining {self._backend}", total=None, text="")
             self._progress.start()
         return self._progress, self._task

@@ -60,6 +60,15 @@ def number(value: float) -> str:
     return f"{value:.0f}" if value == int(value) or value >= 100 else f"{value:.1f}"
 
 
+def population(row: Json) -> str:
+    """Who is there, as in "1 session and 3 flows"."""
+    found = []
+    for noun in ("session", "flow"):
+        count = row[f"{noun}s"]
+        found.append(f"{count} {noun}" + ("" if count == 1 else "s"))
+    return " and ".join(found)
+
+
 def plain_table(title: str = "") -> Any:
     """A table without columns yet, with a line under its headings."""
     from rich import box
