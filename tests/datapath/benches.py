@@ -7,6 +7,7 @@ its counters: each frame must move exactly one.
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ REFILL_JIFFIES = 17  # after which a token of the rate limit is there again
 START = 5  # tick at which the reference begins
 DROPPED = (Verdict.RESET, *range(Verdict.DROP_MALFORMED, len(Verdict)))
 SINCE = ((1 << SessionWord.SINCE_BITS) - 1) << SessionWord.SINCE_SHIFT
-Stats = dict[tuple[str, int, str], int]
+Stats = Counter[tuple[str, int, str]]
 # (bucket, way) -> id and word, with ticks counted from now.
 Table = dict[tuple[int, int], tuple[int, int]]
 # (bucket, way) -> client, word without the time it began, last tick from now, open flows.
@@ -140,12 +141,14 @@ class ReferenceBench:
 
     def stats(self) -> Stats:
         both = {"vip": self._reference.vip_stats, "backend": self._reference.backend_stats}
-        return {
-            (kind, number, name): value
-            for kind, stats in both.items()
-            for (number, name), value in stats.items()
-            if value
-        }
+        return Counter(
+            {
+                (kind, number, name): value
+                for kind, stats in both.items()
+                for (number, name), value in stats.items()
+                if value
+            }
+        )
 
 
 def _session(
@@ -175,7 +178,9 @@ class KernelBench:
         self._image, self._switches = Image(), switches
         self._flows: NDArray[np.void] = self._kernel._map("flows")["entries"].reshape(-1)
         self._sessions: NDArray[np.void] = self._kernel._map("sessions")["entries"].reshape(-1)
+        self._seen: NDArray[np.uint32] = self._kernel._map("session_seen")["seen"].reshape(-1)
         self._ring = self._kernel.resets()
+        self._counted: Counters | None = None  # as the last look saw them
         self.reset(IMAGE)
 
     def reset(self, image: Image) -> None:
@@ -195,9 +200,9 @@ class KernelBench:
                 limits[row.id if row else 0][life] = ticks
 
     def run(self, frame: bytes, metadata: int = 0, *, reads_ring: bool = True) -> Seen:
-        before = self._kernel.counters()
+        before = self._counted or self._kernel.counters()
         run = libbpf.run(self._kernel.program, frame, metadata=metadata)
-        after = self._kernel.counters()
+        after = self._counted = self._kernel.counters()
         verdicts = _moved(before.verdicts, after.verdicts)
         rungs = _moved(before.rungs, after.rungs)
         assert len(verdicts) == 1, f"one packet, several verdicts: {verdicts}"
@@ -227,18 +232,20 @@ class KernelBench:
 
     def reply(self, frame: bytes) -> bytes:
         """The frame as the program leaves it, without a look at counters: for many at a time."""
+        self._counted = None
         return self._kernel.test_run(frame).packet
 
     def age(self, ticks: int) -> None:
         words = self._flows["word"]
         used = words >> np.uint64(FlowWord.LIFE_SHIFT) & np.uint64(7) > 0
         words[used] = [_since(word, ticks) for word in words[used].tolist()]
-        self._sessions["seen"] -= np.uint32(ticks)
+        self._seen -= np.uint32(ticks)
 
     def sweep(self) -> tuple[Event, ...]:
         before = self._kernel.counters()
         self._kernel.sweep()
-        return _events(before, self._kernel.counters())
+        self._counted = self._kernel.counters()
+        return _events(before, self._counted)
 
     def entries(self) -> Table:
         tick, ways = self._kernel.tick(), int(abi.Limit.FLOW_WAYS)
@@ -253,8 +260,9 @@ class KernelBench:
         tick, ways = self._kernel.tick(), int(abi.Limit.SESSION_WAYS)
         found = {}
         for place in np.flatnonzero(self._sessions["word"]):
-            client, word, seen, flows = self._sessions[place].item()
-            found[divmod(int(place), ways)] = _session(client, word, seen - tick, flows)
+            client, word, _, flows = self._sessions[place].item()
+            seen = int(self._seen[place]) - tick
+            found[divmod(int(place), ways)] = _session(client, word, seen, flows)
         return found
 
     def loads(self) -> dict[int, int]:
@@ -267,16 +275,18 @@ class KernelBench:
 
     def stats(self) -> Stats:
         now = self._all_stats()
-        return {key: moved for key, value in now.items() if (moved := value - self._stats[key])}
+        return now - self._stats
 
     def _all_stats(self) -> Stats:
         both = {"vip": self._kernel.vip_stats(), "backend": self._kernel.backend_stats()}
-        return {
-            (kind, number, name): int(value)
-            for kind, rows in both.items()
-            for name in rows.dtype.names or ()
-            for number, value in enumerate(rows[name])
-        }
+        return Counter(
+            {
+                (kind, int(number), name): int(rows[name][number])
+                for kind, rows in both.items()
+                for name in rows.dtype.names or ()
+                for number in np.flatnonzero(rows[name])
+            }
+        )
 
     def forget_resets(self) -> int:
         """Read what the ring has: how many records."""
@@ -284,6 +294,7 @@ class KernelBench:
 
     def run_again(self, frame: bytes, times: int) -> None:
         """The same frame so many times, without a look at what becomes of it."""
+        self._counted = None
         libbpf.run(self._kernel.program, frame, times)
 
     def close(self) -> None:

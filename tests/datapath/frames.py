@@ -5,6 +5,7 @@ A cast is small (few VIPs, clients and ports), so that packets meet the flows of
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from random import Random
 
 from scapy.all import (
@@ -115,22 +116,31 @@ def cast(rng: Random) -> Cast:
 
 
 def frame(rng: Random, cast: Cast) -> bytes:
-    """One frame; every third is damaged."""
-    whole = bytearray(bytes(_packet(rng, cast)))
-    return _damaged(rng, whole) if rng.random() < 0.3 else bytes(whole)
+    """One frame; every third is damaged, of a stream every thirtieth."""
+    kind = rng.choice(cast.kinds)
+    whole = _stream(rng, cast) if kind == "stream" else bytes(_packet(rng, cast, kind))
+    is_damaged = rng.random() < (0.03 if kind == "stream" else 0.3)
+    return _damaged(rng, bytearray(whole)) if is_damaged else whole
 
 
-def _packet(rng: Random, cast: Cast) -> Packet:
+def _stream(rng: Random, cast: Cast) -> bytes:
+    """A segment of one of few flows."""
+    vip, port = rng.choice(cast.vips), rng.choice(cast.client_ports)
+    client = rng.choice(cast.clients[family_of(vip)])
+    return _plain(vip, client, port, rng.choice("SSSAAAAAAAAAAAF"))
+
+
+@lru_cache(maxsize=4096)
+def _plain(vip: str, client: str, port: int, flags: str) -> bytes:
+    return bytes(LINK / ip(vip, client) / TCP(sport=port, dport=80, flags=flags))
+
+
+def _packet(rng: Random, cast: Cast, kind: str) -> Packet:
     vip = rng.choice(cast.vips)
     client = rng.choice(cast.clients[family_of(vip)])
-    link, kind = rng.choice(LINKS), rng.choice(cast.kinds)
+    link = rng.choice(LINKS)
     if kind == "flow":
         return link / ip(vip, client) / _segment(rng, cast, 4)
-    if kind == "stream":
-        port = rng.choice(cast.client_ports)
-        return (
-            link / ip(vip, client) / TCP(sport=port, dport=80, flags=rng.choice("SSSAAAAAAAAAAAF"))
-        )
     if kind == "fragment":
         return link / _fragment(rng, vip, client) / _segment(rng, cast, rng.choice(SIZES))
     if kind == "error":

@@ -8,7 +8,7 @@ connection tables and the statistics, entry by entry.
 import difflib
 from collections.abc import Iterator
 from enum import IntEnum
-from itertools import chain, count, islice
+from itertools import chain, count, islice, product
 from random import Random
 
 import pytest
@@ -27,8 +27,30 @@ from packets.world import IMAGE
 
 pytestmark = pytest.mark.kernel
 
-CROWDS = (seed for seed in count() if frames.cast(Random(seed)).kinds is frames.CROWD)
-LONG_CASTS, LONG_STEPS = [0, 1, 2, *islice(CROWDS, 3)], 120
+
+def casts(vips: list[str], clients: dict[int, list[str]] | None = None) -> list[int]:
+    """Seeds of three crowds that go to such VIPs, with such clients."""
+    found = ((seed, frames.cast(Random(seed))) for seed in count())
+    wanted = (
+        seed
+        for seed, cast in found
+        if cast.kinds is frames.CROWD
+        and set(cast.vips) <= set(vips)
+        and clients in (None, cast.clients)
+    )
+    return list(islice(wanted, 3))
+
+
+# Casts that bring a bit of all, and crowds: of flows, of clients, behind mega-proxies.
+ALL_KINDS, ALL_STEPS = [0, 1, 2], 120
+CROWDS = [
+    *casts(frames.SERVED),
+    *casts(frames.SESSIONS, frames.MANY_CLIENTS),
+    *casts(frames.PROXIES, frames.LISTED),
+]
+CROWD_STEPS = 370
+LONG = [*((cast, ALL_STEPS) for cast in ALL_KINDS), *((cast, CROWD_STEPS) for cast in CROWDS)]
+PACKETS_WANTED = 20_000
 RARE = {repr(Event.REFUSED_FULL), repr(Event.EVICTED_CLOSING)}  # packet cases have them
 SEEDS = st.integers(0, (1 << 32) - 1)
 HISTORIES = st.builds(
@@ -99,12 +121,14 @@ def test_reference_and_kernel_agree(kernels: KernelBenches, history: History) ->
 def test_long_histories_agree_and_leave_little_out(kernels: KernelBenches) -> None:
     """Nearly all verdicts, rungs and events come about, and both agree on all of it."""
     shown: set[str] = set()
-    for director in range(len(SWITCHES)):
-        for cast in LONG_CASTS:
-            rng = Random(director << 16 | cast)
-            steps = [rng.getrandbits(32) for _ in range(LONG_STEPS)]
-            history = History(director, cast, steps)
-            for seen in play(history, kernels.get(history.switches)):
-                shown |= {repr(seen.verdict), repr(seen.rung), *map(repr, seen.events)}
+    packets = 0
+    for director, (cast, count_of_steps) in product(range(len(SWITCHES)), LONG):
+        rng = Random(director << 16 | cast)
+        steps = [rng.getrandbits(32) for _ in range(count_of_steps)]
+        history = History(director, cast, steps)
+        for seen in play(history, kernels.get(history.switches)):
+            shown |= {repr(seen.verdict), repr(seen.rung), *map(repr, seen.events)}
+            packets += 1
+    assert packets >= PACKETS_WANTED
     kinds: tuple[type[IntEnum], ...] = (Verdict, Rung, Event)
     assert {repr(member) for kind in kinds for member in kind} - shown <= NOT_BY_PACKETS | RARE

@@ -312,11 +312,14 @@ def _libbpf() -> ctypes.CDLL:
     return library
 
 
+INFORMATION = 1  # level of libbpf's messages; above it is what it does step by step, in hundreds
 LOG_MAX = 16 << 20  # the verifier's log comes as one message
 _log: list[str] = []
 
 
-def _collect(_level: int, form: bytes, arguments: int) -> int:
+def _collect(level: int, form: bytes, arguments: int) -> int:
+    if level > INFORMATION:
+        return 0
     buffer = ctypes.create_string_buffer(LOG_MAX)
     _libc.vsnprintf(buffer, len(buffer), form, ctypes.c_void_p(arguments))
     _log.append("\n".join(buffer.value.decode(errors="replace").rstrip().splitlines()[-40:]))
