@@ -95,7 +95,8 @@ class Pacing:
     async def _wait(self, next_full: float) -> bool:
         """Until something is to be done; True if that is the full pass."""
         try:
-            async with asyncio.timeout(max(self._due_s(next_full), 0)):  # wait_for may lose a cancel
+            # Not wait_for: before Python 3.12 it may lose a cancellation.
+            async with asyncio.timeout(max(self._due_s(next_full), 0)):
                 await self._woken.wait()
         except TimeoutError:
             return time.monotonic() >= next_full
