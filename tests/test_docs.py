@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from limpet.agent import config as agent_config
 from limpet.cli.main import app
 from limpet.core import config, document, model, slots, values
+from limpet.daemon.checks import checker, http
 from limpet.datapath import abi, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -334,6 +335,9 @@ def limits() -> dict[str, int]:
         "FRAGMENT_S": settings.FRAGMENT_S,
         "MTU_MIN": agent_config.MTU_MIN,
         "MTU_MIN6": agent_config.MTU_MIN6,
+        "CONNECTIONS_MAX": checker.CONNECTIONS_MAX,
+        "COMMANDS_MAX": checker.COMMANDS_MAX,
+        "BODY_MAX": http.BODY_MAX,
     }
     for name in ("QUOTE_MAX4", "QUOTE_MAX6", "OUTER_HOP_LIMIT"):
         text = (ROOT / "bpf" / "answer.h").read_text() + (ROOT / "bpf" / "encap.h").read_text()
