@@ -4,16 +4,17 @@
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
+from itertools import chain, count, repeat
 from pathlib import Path
 
 import pytest
 
 from limpet.api.places import Places
+from limpet.core import affinity
 from limpet.core.diff import diff
 from limpet.core.errors import Conflict
-from limpet.core.model import Image
+from limpet.core.model import Affinity, Image
 from limpet.daemon.down import down
 from limpet.datapath import clock, kernel, libbpf
 from limpet.datapath.kernel import Kernel, Sizes
@@ -31,7 +32,7 @@ class Pinned:
     pins: Path
 
     def open(self) -> Kernel:
-        return Kernel.open(self.pins, Sizes(USUAL.buckets, len(POOLS)))
+        return Kernel.open(self.pins, Sizes(USUAL.buckets, len(POOLS), USUAL.session_buckets))
 
     def replace(self, name: str, other: str) -> None:
         """Let a pin name another map, whose values have another size."""
@@ -82,6 +83,17 @@ def test_rows_of_another_layout_are_refused_and_down_removes_them(
     assert not pinned.pins.exists()
 
 
+def spelt_out(image: Image) -> Image:
+    """With the prefixes that VIPs have if they do not say, as the kernel holds them."""
+    vips = tuple(
+        replace(vip, prefix=affinity.prefix(vip.address.version, vip.prefix))
+        if vip.affinity is not Affinity.FLOW
+        else vip
+        for vip in image.vips
+    )
+    return replace(image, vips=vips)
+
+
 def test_a_first_start_that_was_cut_short_holds_nothing_yet(pinned: Pinned) -> None:
     """Maps are pinned one by one; what is missing is made by the next start."""
     for name in ("backends", "flows", "flow_clients", "counters"):
@@ -90,13 +102,13 @@ def test_a_first_start_that_was_cut_short_holds_nothing_yet(pinned: Pinned) -> N
     assert later.observe() == Image()
     later.load(settings(USUAL))
     later.apply(diff(later.observe(), IMAGE))
-    assert later.observe() == IMAGE
+    assert later.observe() == spelt_out(IMAGE)
     later.close()
 
 
 def test_a_reading_of_the_clock_that_took_long_is_taken_again() -> None:
     """The machine was busy between a reading and its date: the rate would be wrong."""
-    delays = iter((0.02, 0.02, 0.0))
+    delays = chain((0.02, 0.02), repeat(0.0))  # later ones too, if the machine is busy now
 
     def read() -> int:
         delay = next(delays)

@@ -55,7 +55,7 @@ def table(kind: type[Written], reads: int) -> tuple[FlowTable, NDArray[np.void]]
     entries["word"] = word(backend=3)
     family = np.zeros(int(Limit.VIPS), np.uint8)
     family[VIP] = 4
-    limits = np.full(len(Life), LIFE_TICKS, np.uint32)
+    limits = np.full((int(Limit.VIPS), len(Life)), LIFE_TICKS, np.uint32)
     written: Any = kind(entries, reads)
     return FlowTable(written, np.zeros(ENTRIES, FLOW_CLIENT), family, limits), entries
 

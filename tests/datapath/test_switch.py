@@ -6,6 +6,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from threading import Event, Thread
 
+import numpy as np
 import pytest
 
 from datapath.benches import KernelBenches, kernel_benches
@@ -33,14 +34,18 @@ def both_halves(kernel: Kernel, image: Image) -> tuple[int, int]:
     words = []
     for before, after in ((image, later), (later, image)):
         kernel.apply(diff(before, after))
-        words.append(int(kernel._words("control")[0]))
+        words.append(int(kernel._map("control").view(np.uint64)[0]))
     return words[0], words[1]
 
 
 def test_a_packet_never_sees_two_halves(benches: KernelBenches) -> None:
     """The number of an address in one half is another address's in the other half."""
     kernel = benches.get(USUAL)._kernel
-    halves, control, done = both_halves(kernel, IMAGE), kernel._words("control"), Event()
+    halves, control, done = (
+        both_halves(kernel, IMAGE),
+        kernel._map("control").view(np.uint64),
+        Event(),
+    )
 
     def switch() -> None:
         while not done.is_set():
