@@ -88,7 +88,7 @@ def test_a_backend_that_is_down_does_not_count_as_active(operator: Operator) -> 
         ("-5m", "'-5m' is in the past"),
         ("soon", "'soon' is not a duration; write one, as in 90s, 10m, 2h, 1d or 1h30m"),
         ("2h3", "'2h3' is not a duration"),
-        ("400d", "'400d' is beyond 366 days"),
+        ("400d", "'400d' is beyond 365 days"),
     ],
 )
 def test_a_deadline_that_is_no_duration_says_what_is(

@@ -13,7 +13,7 @@ import typer
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 WHOLE = re.compile(rf"(?:{PART.pattern})+")
-DAYS_MAX = 366
+DAYS_MAX = 365
 EXAMPLES = "as in 90s, 10m, 2h, 1d or 1h30m"
 
 
