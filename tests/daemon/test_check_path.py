@@ -26,6 +26,7 @@ from limpet.core.model import (
 )
 from limpet.daemon.checks.checker import Checker
 from limpet.datapath import outbound
+from limpet.lab import namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -119,9 +120,13 @@ def test_service_that_does_not_listen_on_the_vip_is_down(way: Way) -> None:
     assert found["b1"] == (False, "connection refused")
 
 
-def test_checks_without_the_way_say_nothing(way: Way) -> None:
+@pytest.mark.parametrize("has_route", [False, True], ids=["no route", "default route"])
+def test_checks_without_the_way_say_nothing(way: Way, has_route: bool) -> None:
     """A director whose own way is missing must not declare its backends down."""
     with way.pair.inside(way.pair.client):
         outbound.remove(way.pins)
+    if has_route:
+        with namespace.netlink(way.pair.client) as link:
+            link.route("add", dst="default", gateway=BACKEND4)
     found = said(way, HealthCheck(**CHECK), VIP4, 1.0)  # type: ignore[arg-type]
     assert found["b1"] == (True, "not checked yet")

@@ -21,6 +21,7 @@ from functools import cache
 from limpet.core.model import Address
 from limpet.daemon.checks.outcome import CheckError, NoResultError, of_socket, of_tls
 from limpet.daemon.checks.target import Target
+from limpet.datapath import outbound
 
 READ = 16_384  # bytes at a time
 RESET_AT_CLOSE = struct.pack("=ii", 1, 0)
@@ -170,6 +171,7 @@ def _prepared(target: Target, sources: Sources) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_CLOSE)
         if target.mark:
+            _require_way(target.mark)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, target.mark)
             if target.address.version == target.backend_address.version:
                 with suppress(OSError):  # then the port is chosen here
@@ -179,3 +181,11 @@ def _prepared(target: Target, sources: Sources) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _require_way(mark: int) -> None:
+    """Without its device, a default route would take the packet to any backend, or to nobody."""
+    try:
+        socket.if_nametoindex(outbound.device(mark))
+    except OSError as error:
+        raise NoResultError("the director's own way to its backends is missing") from error
