@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 from tools import gen_openapi
 
-from limpet.api import models, models_change
+from limpet.api import models, models_change, models_intent
 
 MODELS = {
     name: kind
-    for module in (models, models_change)
+    for module in (models, models_change, models_intent)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and issubclass(kind, BaseModel)
 }
@@ -89,7 +89,7 @@ def mismatch(model: type[BaseModel], value: Any) -> str:
 
 def _unknown(parsed: Any) -> Iterator[str]:
     if isinstance(parsed, BaseModel):
-        if not isinstance(parsed, models.Event):  # which has other keys for each kind
+        if not isinstance(parsed, models_intent.Event):  # which has other keys for each kind
             yield from (f"{type(parsed).__name__}.{key}" for key in parsed.model_extra or {})
         for name in type(parsed).model_fields:
             yield from _unknown(getattr(parsed, name))

@@ -2,6 +2,7 @@
 """The OpenAPI document: valid, complete, current, and true of what every route answers."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,24 @@ def test_every_operation_has_a_schema_and_a_name_of_its_own() -> None:
         (success,) = (r for s, r in operation["responses"].items() if s.startswith("2"))
         (content,) = success["content"].values()
         assert list(references(content)), path
+
+
+def test_every_operation_is_shown_with_curl_in_the_manual() -> None:
+    text = (gen_openapi.FILE.parent.parent / "operate" / "api.md").read_text()
+    for method, path, _ in operations():
+        example = re.sub(r"{backend}", "b1", re.sub(r"{pool}", "web", path))
+        lines = re.findall(r"\$ curl (?:[^\n]|\\\n)*", text)
+        assert [
+            line
+            for line in lines
+            if re.search(rf"limpet{example}(?=[?'\s]|$)", line) and method == method_of(line)
+        ], f"{method} {path}"
+
+
+def method_of(line: str) -> str:
+    """What a line of curl asks with."""
+    said = re.search(r"-X (\w+)", line)
+    return said[1] if said else "POST" if re.search(r"--json|--data", line) else "GET"
 
 
 def test_committed_document_is_current() -> None:

@@ -89,7 +89,7 @@ class Access:
         kind, _, secret = (values[0] if len(values) == 1 else b"").decode("latin-1").partition(" ")
         if kind.lower() != "bearer" or not secret.strip():
             raise Unauthorized(
-                "send a token: `Authorization: Bearer TOKEN`; `limpet token` makes one"
+                "send a token: `Authorization: Bearer TOKEN`; `limpet token new` makes one"
             )
         token = self.tokens.find(secret.strip())
         if token is None:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import JSONResponse
 
-from limpet.api import gate, models, models_change
+from limpet.api import gate, models_change, models_intent
 from limpet.api.interface import Director
 from limpet.api.problem import Malformed
 from limpet.api.reads import tagged
@@ -45,7 +45,7 @@ def add_drains(router: APIRouter, director: Director) -> None:
 
     @router.put(
         "/v1/backends/{backend}/drain",
-        response_model=models_change.Changed | models.DrainPreview,
+        response_model=models_change.Changed | models_intent.DrainPreview,
         dependencies=[Depends(operator_unless_dry_run)],
     )
     async def drain(

@@ -18,7 +18,7 @@ from fastapi.responses import StreamingResponse
 
 from limpet.api.access import Access
 from limpet.api.interface import Director, Json
-from limpet.api.models import Event
+from limpet.api.models_intent import Event
 from limpet.api.problem import Busy, Malformed
 from limpet.core.errors import LimpetError
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import iterate_in_threadpool
 
-from limpet.api import gate, models, models_change
+from limpet.api import gate, models, models_change, models_intent
 from limpet.api.audit import ENTRIES_MAX, Audit
 from limpet.api.interface import Director, FlowPage, FlowQuery, Question, SessionQuery
 from limpet.core.errors import ConfigError, Problem
@@ -96,21 +96,21 @@ def add_clients(router: APIRouter, director: Director) -> None:
 def add_intents(router: APIRouter, director: Director) -> None:
     """What people want, and wanted."""
 
-    @router.get("/v1/drains", response_model=list[models.Drain])
+    @router.get("/v1/drains", response_model=list[models_intent.Drain])
     async def drains() -> JSONResponse:
         return JSONResponse(await director.drains())
 
-    @router.get("/v1/intents", response_model=models.Intents)
+    @router.get("/v1/intents", response_model=models_intent.Intents)
     async def intents() -> JSONResponse:
         """Its ETag is what If-Match of a change compares with."""
         return tagged(await director.intents())
 
-    @router.get("/v1/history", response_model=list[models.Revision])
+    @router.get("/v1/history", response_model=list[models_intent.Revision])
     async def history(limit: Limit = 20) -> JSONResponse:
         """Revisions of the intents, the newest first. `limit` 0 is all."""
         return JSONResponse(await director.history(limit))
 
-    @router.get("/v1/diff", response_model=models.Diff)
+    @router.get("/v1/diff", response_model=models_intent.Diff)
     async def diff() -> JSONResponse:
         """What the file says, what intents change of it, and what comes out."""
         return JSONResponse(await director.diff())
@@ -130,7 +130,7 @@ def add_audit(router: APIRouter, audit: Audit) -> None:
 
     @router.get(
         "/v1/audit",
-        response_model=list[models.AuditEntry],
+        response_model=list[models_intent.AuditEntry],
         dependencies=[Depends(gate.operator)],
     )
     async def entries(

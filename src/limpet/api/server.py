@@ -120,6 +120,6 @@ def _tokens(listen: ApiListen) -> Tokens:
         return Tokens()
     found = tokens.read(Path(listen.tokens))
     if not len(found):
-        mend = "add a line that `limpet token` prints"
+        mend = "add a line that `limpet token new` prints"
         raise ConfigError([Problem(f"api.tokens: {listen.tokens}", "it has no token", mend)])
     return found

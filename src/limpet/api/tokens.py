@@ -24,7 +24,7 @@ SECRET_BYTES = 32
 TOKENS_MAX = 1_024  # a file with more is refused: each request compares with all of them
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-MEND = 'write "ROLE NAME SHA256", as `limpet token` prints it; ROLE is viewer or operator'
+MEND = 'write "ROLE NAME SHA256", as `limpet token new` prints it; ROLE is viewer or operator'
 
 
 class Role(StrEnum):
@@ -77,7 +77,7 @@ def read(path: Path) -> Tokens:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         problem = unreadable(path, error).problems[0]
-        mend = "name the tokens file in api.tokens; `limpet token` prints lines for it"
+        mend = "name the tokens file in api.tokens; `limpet token new` prints lines for it"
         raise ConfigError([Problem(problem.where, problem.why, mend)]) from error
     if mode & stat.S_IWOTH:
         raise ConfigError([Problem(str(path), "everybody may write it", f"chmod o-w {path}")])
