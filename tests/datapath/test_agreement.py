@@ -7,7 +7,9 @@ connection tables and the statistics, entry by entry.
 
 import difflib
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import IntEnum
+from ipaddress import ip_address
 from itertools import chain, count, islice, product
 from random import Random
 
@@ -21,9 +23,10 @@ from datapath.benches import Bench, KernelBench, KernelBenches, ReferenceBench, 
 from datapath.history import SWITCHES, History
 from datapath.test_packets import NOT_BY_PACKETS
 from limpet.core.diff import Changes
+from limpet.core.model import BackendId, BackendRow, Image, Policy
 from limpet.datapath.abi import Event, Rung, Verdict
-from packets.case import Age, Sweep
-from packets.world import IMAGE
+from packets.case import Age, Sweep, tcp
+from packets.world import FREE, FREE4, IMAGE, ROWS, pool
 
 pytestmark = pytest.mark.kernel
 
@@ -132,3 +135,32 @@ def test_long_histories_agree_and_leave_little_out(kernels: KernelBenches) -> No
     assert packets >= PACKETS_WANTED
     kinds: tuple[type[IntEnum], ...] = (Verdict, Rung, Event)
     assert {repr(member) for kind in kinds for member in kind} - shown <= NOT_BY_PACKETS | RARE
+
+
+def many_members(count_of_members: int) -> Image:
+    """The pool FREE has very many members, of different weights."""
+    ids = [BackendId(number) for number in range(1, count_of_members + 1)]
+    plain = ROWS[0]
+    rows = [
+        BackendRow(i, ip_address(f"10.9.{i >> 8}.{i & 255}"), plain.encapsulation, plain.next_hop)
+        for i in ids
+    ]
+    members = tuple((i, 1 + i % 7) for i in ids)
+    least = Policy.LEAST_SESSIONS
+    free = pool(FREE, 1, generation=2, members=members, policy=least)
+    pools = tuple(free if row.id == FREE else row for row in IMAGE.pools)
+    return replace(IMAGE, backends=tuple(rows), pools=pools)
+
+
+@pytest.mark.parametrize("count_of_members", [1, 7, 8, 9, 127, 128, 129, 500])
+def test_the_freest_of_very_many_is_the_same(kernels: KernelBenches, count_of_members: int) -> None:
+    """At most 128 are looked at; who that is moves on with every choice."""
+    image, kernel = many_members(count_of_members), kernels.get(SWITCHES[0])
+    reference = ReferenceBench(SWITCHES[0])
+    for bench in (reference, kernel):
+        bench.reset(image)
+    for number in range(60):
+        frame = bytes(tcp(FREE4, client=f"198.51.100.{number}"))
+        agree(frame, reference.run(frame), kernel.run(frame))
+    assert contents(reference) == contents(kernel)
+    assert sum(kernel.loads().values()) == 60

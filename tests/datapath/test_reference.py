@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of the reference by themselves, against other ways to know what is right."""
 
+from functools import partial
 from ipaddress import ip_address
 
 import pytest
@@ -34,18 +35,36 @@ def test_plain_hashes_are_those_of_core(high: int, low: int, key0: int, key1: in
     assert plain.pair(high, low, (key0, key1)) == int(arrays.pair(high, low, (key0, key1)))
 
 
-@given(st.sampled_from(Affinity), st.sampled_from(Protocol), VIPS, st.integers(0), PORTS, PORTS)
+@given(
+    st.sampled_from(Affinity),
+    st.sampled_from(Protocol),
+    VIPS,
+    st.integers(0),
+    st.tuples(PORTS, PORTS),
+    st.integers(1, 16),
+)
 def test_slots_are_those_of_core(
-    rule: Affinity, protocol: Protocol, address: str, number: int, client_port: int, vip_port: int
+    rule: Affinity,
+    protocol: Protocol,
+    address: str,
+    number: int,
+    ports: tuple[int, int],
+    range_bits: int,
 ) -> None:
     """The director and whoever predicts it place a packet in the same slot."""
     vip = ip_address(address)
     client = arrays.words(type(vip)(number % (1 << vip.max_prefixlen)))
     packet = Packet(0, client=client, vip_address=arrays.words(vip), protocol=protocol.number)
-    packet.client_port, packet.vip_port = client_port, vip_port
-    row = Vip(1, 1, rule, affinity.mask(rule, vip.version))
-    names = affinity.Tuple(client, client_port, vip, vip_port, protocol)
-    assert slot(read(settings(USUAL)), row, packet) == int(affinity.slots(rule, names, SLOT_KEY))
+    packet.client_port, packet.vip_port = ports
+    port_ranges = 1 << range_bits
+    shift = affinity.shift(port_ranges)
+    row = Vip(1, 1, rule, affinity.mask(rule, vip.version), shift, split_shift=shift)
+    names = affinity.Tuple(client, ports[0], vip, ports[1], protocol)
+    own, split = row.own_range(ports[0]), row.split_range(ports[0])
+    slots = partial(affinity.slots, rule, names, SLOT_KEY)
+    wanted = slots(port_ranges=port_ranges if rule is Affinity.CLIENT_PORTS else 0)
+    assert slot(read(settings(USUAL)), row, packet, own) == int(wanted)
+    assert slot(read(settings(USUAL)), row, packet, split) == int(slots(port_ranges=port_ranges))
 
 
 PING = bytes(LINK / ip(VIP4[IPIP4]) / ICMP(id=0, seq=7))

@@ -17,6 +17,7 @@
 #include "flow.h"
 #include "hash.h"
 #include "parse.h"
+#include "session.h"
 
 #define PAGE   4096UL
 #define FRAMES (16 * PAGE)
@@ -72,26 +73,32 @@ int host_slot_key(uint64_t key0, uint64_t key1)
 	return 0;
 }
 
-int host_life_ticks(const uint32_t ticks[1 << FLOW_LIFE_BITS])
+int host_flow_key(uint64_t key0, uint64_t key1, uint32_t session_mask)
 {
 	struct settings *writable = settings_open();
 
 	if (!writable)
 		return -1;
-	memcpy(writable->life_ticks, ticks, sizeof(writable->life_ticks));
+	writable->flow_key[0] = key0;
+	writable->flow_key[1] = key1;
+	writable->session_mask = session_mask;
 	return 0;
 }
 
-/* Who makes room in a bucket with these words: its way, rank, and how many entries are free. */
-void host_victim(const uint64_t words[LIMIT_FLOW_WAYS], uint64_t hash, uint32_t now, uint32_t out[3])
+/* Who makes room in a bucket with these words: its way, rank, and how many entries are free. `ticks`: idle limits
+ * by life. */
+void host_victim(const uint64_t words[LIMIT_FLOW_WAYS], const uint32_t ticks[1 << FLOW_LIFE_BITS], uint64_t hash,
+		 uint32_t now, uint32_t out[3])
 {
+	static struct idle_limits limits;
 	struct flow flow = {.hash = hash, .now = now};
 	struct flow_bucket bucket = {};
 	struct victim victim;
 
 	for (int way = 0; way < LIMIT_FLOW_WAYS; way++)
 		bucket.entries[way].word = words[way];
-	victim_choose(&victim, &bucket, &flow, LIMIT_FLOW_WAYS);
+	memcpy(limits.ticks[0], ticks, sizeof(limits.ticks[0]));
+	victim_choose(&victim, &bucket, &flow, &limits, LIMIT_FLOW_WAYS);
 	out[0] = (victim.score ^ flow_half(&flow)) & (LIMIT_FLOW_WAYS - 1);
 	out[1] = victim_rank_of(&victim);
 	out[2] = victim.free;
@@ -102,20 +109,48 @@ uint32_t host_age(uint64_t word, uint32_t now)
 	return flow_age(word, now);
 }
 
-/* `words`: affinity mask, client, VIP address, each high and low. */
-uint32_t host_slot(const uint64_t words[6], uint8_t affinity, uint8_t protocol, uint16_t client_port,
-		   uint16_t vip_port)
+/* Whether a session of VIP 0 has expired; `ticks`: idle limits by life. */
+int host_session_has_expired(uint64_t word, uint32_t seen, uint32_t now, const uint32_t ticks[1 << FLOW_LIFE_BITS])
 {
-	struct vip vip = {.affinity_mask = {words[0], words[1]}, .affinity = affinity};
+	static struct idle_limits limits;
+
+	memcpy(limits.ticks[0], ticks, sizeof(limits.ticks[0]));
+	return session_has_expired(word, seen, now, &limits);
+}
+
+/* The two buckets of a session. `words`: affinity mask, client, each high and low. */
+void host_session_places(const uint64_t words[4], uint32_t vip_id, uint32_t range, uint32_t out[2])
+{
+	const struct vip vip = {.affinity_mask = {words[0], words[1]}};
+	const uint64_t client[2] = {words[2], words[3]};
+	struct session_key key;
+
+	session_name(&key, &vip, vip_id, (const __u64 *)client, range);
+	out[0] = key.first;
+	out[1] = key.second;
+}
+
+/* Slot of a packet, and the range of its session. `words`: affinity mask, client, VIP address, each high and low;
+ * `shifts`: of client+ports and of mega-proxies. */
+uint32_t host_slot(const uint64_t words[6], uint8_t affinity, uint8_t protocol, const uint16_t ports[2],
+		   const uint8_t shifts[2], int is_split)
+{
+	struct vip vip = {
+		.affinity_mask = {words[0], words[1]},
+		.affinity = affinity,
+		.range_shift = shifts[0],
+		.split_shift = shifts[1],
+	};
 	struct packet packet = {
 		.client = {words[2], words[3]},
 		.vip_address = {words[4], words[5]},
-		.client_port = client_port,
-		.vip_port = vip_port,
+		.client_port = ports[0],
+		.vip_port = ports[1],
 		.protocol = protocol,
 	};
+	uint32_t range = is_split ? affinity_split_range(&vip, ports[0]) : affinity_range(&vip, ports[0]);
 
-	return affinity_slot(&vip, &packet);
+	return affinity_slot(&vip, &packet, range);
 }
 
 /* Make room for frames with a forbidden page behind; 0 if it worked. */

@@ -19,7 +19,9 @@ RANKS = {
     Life.CLOSING: CLOSING,
     Life.ESTABLISHED: NONE,
     Life.DATAGRAM: NONE,
+    Life.LATE: EXPIRED,
 }
+LIVES = [Life.EMPTY, *RANKS]  # that an entry may have
 TICK = st.integers(0, TICKS - 1)
 TIMEOUT = st.one_of(st.integers(0, 1_000), st.integers(0, OLDEST), st.just(NEVER))
 TIMEOUTS = st.fixed_dictionaries(dict.fromkeys(RANKS, TIMEOUT))
@@ -47,7 +49,7 @@ class Entry:
 IDLE = st.one_of(
     st.integers(1 - FlowWord.SKEW_TICKS, 2_000), st.integers(1 - FlowWord.SKEW_TICKS, OLDEST)
 )
-ENTRY = st.builds(Entry, st.sampled_from(Life), IDLE)
+ENTRY = st.builds(Entry, st.sampled_from(LIVES), IDLE)
 BUCKET = st.lists(ENTRY, min_size=Limit.FLOW_WAYS, max_size=Limit.FLOW_WAYS)
 LIVE = st.builds(Entry, st.sampled_from([Life.ESTABLISHED, Life.DATAGRAM]), st.integers(0, 100))
 
@@ -56,11 +58,10 @@ def choose(
     library: Library, bucket: list[Entry], timeouts: dict[Life, int], hashed: int, now: int
 ) -> tuple[int, int, int]:
     """(way, rank, free entries) that the data plane chooses."""
-    ticks = [NEVER, *(timeouts[Life(life)] for life in range(1, len(timeouts) + 1)), 0, 0]
-    assert library.call.host_life_ticks((U32 * 8)(*ticks)) == 0
+    ticks = (U32 * 8)(*(timeouts.get(Life(life), NEVER) for life in range(8)))
     out = (U32 * 3)()
     words = (U64 * 8)(*(entry.word(now) for entry in bucket))
-    library.call.host_victim(words, hashed, now, out)
+    library.call.host_victim(words, ticks, hashed, now, out)
     way, rank, free = out
     return way, rank, free
 

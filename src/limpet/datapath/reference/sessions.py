@@ -108,7 +108,7 @@ class SessionTable:
 
     # --- Lookup ---------------------------------------------------------------------------------
 
-    def _places(self, key: Key) -> tuple[int, int]:
+    def places(self, key: Key) -> tuple[int, int]:
         """The two buckets of a key."""
         hashed = mix(pair(*key.client, self._key) ^ (key.vip << 17 | key.range))
         first, second = hashed & self._mask, hashed >> 24 & self._mask
@@ -116,7 +116,7 @@ class SessionTable:
 
     def find(self, key: Key) -> Session | None:
         """The entry of a key, live or not."""
-        first, second = self._places(key)
+        first, second = self.places(key)
         found = self._find_in(first, key)
         if found is None and self._buckets[first].has_spilled:
             found = self._find_in(second, key)
@@ -130,7 +130,7 @@ class SessionTable:
 
     def refresh_place(self, key: Key, place: int, now: int) -> None:
         """A packet of a flow, whose entry says where its session is: whoever is there is seen."""
-        bucket = self._places(key)[bool(place & FlowSession.SESSION_SECOND)]
+        bucket = self.places(key)[bool(place & FlowSession.SESSION_SECOND)]
         session = self._buckets[bucket].places[place & FlowSession.SESSION_WAY]
         if session is not None:
             session.seen = now
@@ -165,7 +165,7 @@ class SessionTable:
                 return None, [Event.SESSION_FULL]
             bucket, way, is_second, rank = seat
             if is_second:
-                self._buckets[self._places(key)[0]].has_spilled = True
+                self._buckets[self.places(key)[0]].has_spilled = True
                 events.append(Event.SESSION_SPILLED)
             if rank is Seat.OPENING:
                 events.append(Event.SESSION_EVICTED)
@@ -191,7 +191,7 @@ class SessionTable:
     def _seat(self, key: Key, now: int) -> tuple[int, int, bool, Seat] | None:
         """The best place of both buckets: bucket, way, whether it is the second, and what it is."""
         best = None
-        for is_second, bucket in enumerate(self._places(key)):
+        for is_second, bucket in enumerate(self.places(key)):
             for way, session in enumerate(self._buckets[bucket].places):
                 rank = self._rank(session, now)
                 if rank < (Seat.TAKEN if best is None else best[3]):
