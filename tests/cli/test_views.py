@@ -91,6 +91,15 @@ def test_top_has_sessions(operator: Operator) -> None:
     assert "sessions" in text.split("VIPs")[1]
 
 
+def test_top_at_a_terminal_follows_and_ends_with_ctrl_c(operator: Operator) -> None:
+    terminal = operator.sits_at("top")
+    terminal.shows("7 sessions in 4096 entries")
+    operator.director.sessions_at["b1"] = 4711
+    terminal.shows("4711")
+    terminal.press_ctrl_c()
+    assert terminal.end().status == 130
+
+
 def test_audit_names_who_changed_what(operator: Operator) -> None:
     assert operator.reads("audit") == "nobody has changed anything\n"
     operator.reads("backend", "drain", "b1", "--deadline", "90s")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`limpet backend drain --wait`, against a director that is killed meanwhile."""
+"""Commands that wait and follow, of a director that is killed meanwhile."""
 
+import json
 import time
 
 import pytest
@@ -39,3 +40,27 @@ def test_wait_ends_with_the_last_session_across_a_kill_of_the_daemon(site: Site)
     assert site.cli_json("drains")[0]["state"] == "drained"
     assert f"{name} has been drained, since" in site.cli("backend", "drain", name)
     assert f"{name} is active again" in site.cli("backend", "undrain", name)
+
+
+def test_events_are_followed_across_a_kill_of_the_daemon(site: Site) -> None:
+    daemon = site.start()
+    environment = {**surroundings(), "LIMPET_SOCKET": str(site.places.socket)}
+    following = Running([*COMMAND, "events", "--follow", "--since", "0", "--json"], environment)
+
+    def next_of(kind: str) -> dict[str, object]:
+        while (event := json.loads(following.line()))["kind"] != kind:
+            pass
+        found: dict[str, object] = event
+        return found
+
+    try:
+        site.cli("backend", "weight", "b1", "3")
+        assert next_of("weight_set")["weight"] == 3
+        daemon.kill()
+        daemon.wait()
+        site.start()
+        site.cli("backend", "weight", "b1", "4")
+        assert next_of("weight_set")["weight"] == 4
+    finally:
+        following.interrupt()
+        assert following.end().status == 130
