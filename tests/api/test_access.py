@@ -6,14 +6,16 @@ import grp
 import re
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from api.memory import MemoryDirector
-from api.served import Served, make_certificate
-from limpet.api import access, openapi
+from api.served import Served, make_certificate, wait_for
+from limpet.api import access, listener, openapi
 from limpet.api.application import application
 from limpet.api.audit import Audit
 from limpet.api.client import Client
@@ -78,6 +80,59 @@ def test_groups_are_looked_up_again_on_a_reload(
     grouped.call(grouped.service.update(ApiListen()))
     assert grouped.ask_as(STRANGER, [gid("news")], "GET", "/v1/status").status == 200
     assert grouped.ask_as(STRANGER, [gid(VIEWERS)], "GET", "/v1/status").status == 403
+
+
+HOLD = """
+import os, socket, sys
+os.setgroups([]), os.setgid(int(sys.argv[3])), os.setuid(int(sys.argv[3]))
+held = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
+for each in held:
+    each.connect(sys.argv[1])
+    each.settimeout(5)
+def ended(each):
+    try:
+        return each.recv(1) == b""
+    except ConnectionError:
+        return True
+    except TimeoutError:
+        return False
+print("".join("-+"[not ended(each)] for each in held[::-1]), flush=True)
+"""
+
+
+def held_by_a_stranger(served: Served, count: int) -> "subprocess.Popen[str]":
+    """Connections that ask for nothing. It says which are ended within 5 s, the last first."""
+    argv = [sys.executable, "-c", HOLD, str(served.path), str(count), str(STRANGER)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+
+def test_strangers_cannot_use_up_the_connections(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the limit they are closed at once; root gets in all the same."""
+    monkeypatch.setattr(listener, "CONNECTIONS_MAX", 3)
+    monkeypatch.setattr(listener, "FIRST_REQUEST_S", 60)
+    with held_by_a_stranger(served, 4) as held:
+        wait_for(lambda: served.ask("GET", "/v1/status").status == 200)
+        assert held.communicate(timeout=30)[0].strip().startswith("-+")
+
+
+def test_a_connection_that_asks_for_nothing_is_closed(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "FIRST_REQUEST_S", 0.3)
+    with held_by_a_stranger(served, 2) as held:
+        assert held.communicate(timeout=30)[0].strip() == "--"
+    stream = Client(served.path).events(0)  # a request that lasts is not silent
+    time.sleep(0.5)
+    served.director.feed.publish("split")
+    assert next(stream)["kind"] == "split"
+
+
+def test_who_is_refused_does_not_keep_the_connection(secure: Served) -> None:
+    answer = secure.ask_tls("GET", "/v1/status", "guessed")
+    assert (answer.status, answer.headers["connection"]) == (401, "close")
+    assert "connection" not in secure.ask_tls("GET", "/v1/status", secure.secrets["v"]).headers
 
 
 def test_headers_do_not_say_who_asks(grouped: Served) -> None:

@@ -59,7 +59,9 @@ class Gate:
             {**entry, **_request(scope), "outcome": "refused", "status": details["status"]},
             is_stranger=True,
         )
-        await problem_response(error)(scope, receive, send)
+        answer = problem_response(error)
+        answer.headers["Connection"] = "close"
+        await answer(scope, receive, send)
 
     def _note(self, scope: Scope, entry: Json) -> None:
         state, caller, status = scope["state"], scope["state"]["caller"], entry["status"]

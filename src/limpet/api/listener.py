@@ -27,16 +27,37 @@ from limpet.core.errors import ConfigError, LimpetError, Problem
 MODE = 0o666  # everybody may connect; api/access.py says who may ask
 BACKLOG = 128
 GRACE_S = 2  # for requests that are under way when the daemon stops
-TCP_CONNECTIONS_MAX = 256  # more get 503; the unix socket has no limit but that of files
+CONNECTIONS_MAX = 256  # of each socket; more are closed at once
+FIRST_REQUEST_S = 10  # until the head of the first request is there, else it is closed
 
 
-class UnixProtocol(H11Protocol):
-    """HTTP over a unix socket."""
+class TlsProtocol(H11Protocol):
+    """HTTP inside TLS. Who connects and asks for nothing does not keep a place."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        peer = peer_of(transport.get_extra_info("socket"))
-        self.app_state = {**self.app_state, "peer": peer}
+        if len(self.connections) > CONNECTIONS_MAX and not self._goes_first():
+            transport.abort()
+        self.loop.call_later(FIRST_REQUEST_S, self._leave_if_silent)
+
+    def _goes_first(self) -> bool:
+        return False
+
+    def _leave_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.abort()
+
+
+class UnixProtocol(TlsProtocol):
+    """HTTP over a unix socket. Anybody on this machine may connect; root always gets in."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.peer = peer_of(transport.get_extra_info("socket"))
+        self.app_state = {**self.app_state, "peer": self.peer}
+        super().connection_made(transport)
+
+    def _goes_first(self) -> bool:
+        return self.peer.uid == 0
 
 
 class _Server(uvicorn.Server):
@@ -55,10 +76,9 @@ class Listener:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http=H11Protocol if tls else UnixProtocol,
+                http=TlsProtocol if tls else UnixProtocol,
                 ws="none",
                 ssl_context_factory=(lambda *_: tls) if tls else None,
-                limit_concurrency=TCP_CONNECTIONS_MAX if tls else None,
                 log_config=None,
                 access_log=False,
                 server_header=False,
