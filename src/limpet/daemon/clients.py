@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from limpet.datapath.kernel import Kernel
 BATCH = 4_096
 LIVES = {int(life): life.name.lower() for life in SessionLife}
 Rows = NDArray[np.void]
+Words = tuple[int, int]  # of an address, see core/hashing.py
 
 
 # --- Sessions ------------------------------------------------------------------------------------
@@ -72,23 +74,25 @@ def _is_of(now: Now, rows: Rows, client: Address) -> NDArray[np.bool_]:
 
 def session_rows(now: Now, rows: Rows) -> list[Json]:
     """SESSION_ROW records as JSON."""
-    vips, backends = now.registry.vip_names(), now.registry.backend_names()
-    names = {int(number): name for number, name in vips.items()}
-    holders = {int(number): name for number, name in backends.items()}
+    names = {int(number): name for number, name in now.registry.vip_names().items()}
+    holders = {int(number): name for number, name in now.registry.backend_names().items()}
     tick_s, shapes = settings.tick_s(now.machine.hz), _shapes(now)
+    columns = [rows[name].tolist() for name in rows.dtype.names or ()]
     return [
         {
-            "client": shapes.client(_words(row), int(row["vip"])),
-            "ports": shapes.ports(row),
-            "vip": names.get(int(row["vip"]), f"#{row['vip']}"),
-            "backend": holders.get(int(row["backend"]), f"#{row['backend']}"),
-            "life": LIVES[int(row["life"])],
-            "idle_s": round(int(row["idle_ticks"]) * tick_s, 1),
-            "since_s": round(int(row["age_ticks"]) * tick_s),
-            "flows": int(row["flows"]),
-            "is_split": bool(row["is_split"]),
+            "client": shapes.client((high, low), vip),
+            "ports": shapes.ports(vip, number),
+            "vip": names.get(vip) or f"#{vip}",
+            "backend": holders.get(backend) or f"#{backend}",
+            "life": LIVES[life],
+            "idle_s": round(idle * tick_s, 1),
+            "since_s": round(age * tick_s),
+            "flows": flows,
+            "is_split": is_split,
         }
-        for row in rows
+        for high, low, vip, backend, number, life, is_split, idle, age, flows in zip(
+            *columns, strict=True
+        )
     ]
 
 
@@ -111,7 +115,7 @@ class _Shape:
 class _Shapes:
     by_vip: dict[int, _Shape]
 
-    def client(self, words: tuple[int, int], vip: int) -> str:
+    def client(self, words: Words, vip: int) -> str:
         """An address, or a prefix where that is what counts."""
         address = hashing.address(*words)
         shape = self.by_vip.get(vip)
@@ -119,9 +123,9 @@ class _Shapes:
             return str(address)
         return str(ip_network((address, shape.prefix), strict=False))
 
-    def ports(self, row: np.void) -> str:
+    def ports(self, vip: int, number: int) -> str:
         """The range, as "1024-1039"; empty: all."""
-        shape, number = self.by_vip.get(int(row["vip"])), int(row["range"])
+        shape = self.by_vip.get(vip)
         if shape is None or not number:
             return ""
         first = number - 1 << shape.shift
@@ -162,17 +166,16 @@ def _sources(now: Now, kernel: Kernel, vip: Vip, limit: int) -> list[Json]:
     number, tick = _number(now, vip), kernel.tick()
     flows = kernel.flows().decode(tick, Wanted(vip=number))
     sessions = kernel.sessions().decode(tick, Wanted(vip=number))
-    by_flows = _counted(flows, affinity.mask(Affinity.CLIENT, vip.address.version, vip.prefix))
-    by_sessions = _counted(sessions, (affinity.ALL, affinity.ALL))
-    split = {_words(row) for row in sessions[sessions["is_split"] != 0]}
-    most = sorted(by_flows.keys() | by_sessions.keys(), key=lambda c: -by_flows.get(c, 0))
-    names = _shapes(now)
+    mask = affinity.mask(Affinity.CLIENT, vip.address.version, vip.prefix)
+    by_flows, by_sessions = _tally(flows, mask), _tally(sessions, mask)
+    split = {_words(row) for row in sessions[sessions["is_split"]]}
+    shapes = _shapes(now)
     found = []
-    for client in most[: limit or None]:
-        count, has = by_flows.get(client, 0), by_sessions.get(client, 0)
+    for client in dict.fromkeys((*by_flows.top(limit), *by_sessions.top(limit))):
+        count, has = by_flows.of(client), by_sessions.of(client)
         found.append(
             {
-                "client": names.client(client, number),
+                "client": shapes.client(client, number),
                 "vip": vip.name,
                 "flows": count,
                 "sessions": count if vip.affinity is Affinity.FLOW else has,
@@ -184,20 +187,48 @@ def _sources(now: Now, kernel: Kernel, vip: Vip, limit: int) -> list[Json]:
     return found
 
 
-def _counted(rows: Rows, mask: tuple[int, int]) -> dict[tuple[int, int], int]:
-    """How many rows each client has."""
-    pairs = np.zeros(len(rows), [("high", "<u8"), ("low", "<u8")])
-    pairs["high"] = rows["client_high"] & np.uint64(mask[0])
-    pairs["low"] = rows["client_low"] & np.uint64(mask[1])
-    clients, counts = np.unique(pairs, return_counts=True)
-    return {(int(c["high"]), int(c["low"])): int(n) for c, n in zip(clients, counts, strict=True)}
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """How many rows each client has, the one with the most first."""
+
+    counts: dict[Words, int]
+
+    def top(self, limit: int) -> Iterator[Words]:
+        return islice(self.counts, limit or None)
+
+    def of(self, client: Words) -> int:
+        return self.counts.get(client, 0)
 
 
-def _words(row: np.void) -> tuple[int, int]:
+def _tally(rows: Rows, mask: tuple[int, int]) -> _Tally:
+    high = rows["client_high"] & np.uint64(mask[0])
+    low = rows["client_low"] & np.uint64(mask[1])
+    order = np.lexsort((low, high))
+    high, low = high[order], low[order]
+    is_first = np.ones(len(rows), np.bool_)
+    is_first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    at = np.flatnonzero(is_first)
+    counts = np.diff(at, append=len(rows))
+    most = np.argsort(-counts, kind="stable")
+    words = zip(high[at[most]].tolist(), low[at[most]].tolist(), strict=True)
+    return _Tally(dict(zip(words, counts[most].tolist(), strict=True)))
+
+
+def split_clients(now: Now, kernel: Kernel) -> dict[tuple[int, Words], Json]:
+    """Clients whose affinity is split by ranges of their ports now, by VIP and address words."""
+    rows = kernel.sessions().decode(kernel.tick())
+    rows = rows[rows["is_split"] & (rows["range"] == 0)]
+    return {
+        (int(row["vip"]), _words(row)): said
+        for row, said in zip(rows, session_rows(now, rows), strict=True)
+    }
+
+
+def _words(row: np.void) -> Words:
     return int(row["client_high"]), int(row["client_low"])
 
 
-def _why(now: Now, number: int, client: tuple[int, int]) -> str:
+def _why(now: Now, number: int, client: Words) -> str:
     address = hashing.address(*client)
     for prefix in now.image.proxies:
         if address in prefix:

@@ -69,13 +69,13 @@ def digest(text: str) -> str:
 
 def run(options: Options) -> None:
     """Run the daemon until it is told to stop. Raises LimpetError if it cannot start."""
-    _, desired = read_file(options.file)
+    text, desired = read_file(options.file)
     log.configure(desired.log_level)
     where = places(desired.director.name, options.socket, options.state)
     libbpf.mount_bpffs()  # the lock lies there
     with locked(where.pins):
         try:
-            asyncio.run(_run(options, desired, where))
+            asyncio.run(_run(options, text, desired, where))
         except ExceptionGroup as group:
             raise _reason(group) from None
     logger.info("stopped; the kernel keeps forwarding", director=where.name)
@@ -90,7 +90,7 @@ def _reason(group: ExceptionGroup) -> Exception:
     return _reason(found) if isinstance(found, ExceptionGroup) else found
 
 
-async def _run(options: Options, desired: Desired, where: Places) -> None:
+async def _run(options: Options, text: str, desired: Desired, where: Places) -> None:
     structlog.contextvars.bind_contextvars(director=where.name)
     logger.info("starting", version=__version__, file=str(options.file), pid=os.getpid())
     forwarding.enable()
@@ -101,6 +101,7 @@ async def _run(options: Options, desired: Desired, where: Places) -> None:
         with _events(pacing, reconciler):
             known = recollection.recall(where.state)
             reconciler.health = lambda: known
+            reconciler.file_digest = digest(text)
             outcome = await pacing.start(desired)
             logger.info(
                 "forwarding", writes=outcome.writes, duration_s=round(outcome.duration_s, 3)

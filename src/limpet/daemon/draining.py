@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draining: counts who is left on draining backends, and says so when nobody is.
 
-Every half second, while a drain is under way, the tables are read for its backend; when the second
-of two scans finds nobody, or its time is up, the end of the drain goes through the reconcile thread
-into the intents, in one transaction with the event that hooks deliver. What has to last is in the
-intents, so that a daemon that starts goes on where the last one was; only the rate of leaving
-begins anew. When a drain ends is decided in core/drain.py.
+Four times a second, while a drain is under way, the tables are read for its backend. When the
+second of two scans finds nobody, or its time is up, the end of the drain goes through the reconcile
+thread into the intents, in one transaction with the event that hooks deliver. What has to last is
+in the intents, so that a daemon that starts goes on where the last one was; only the rate of
+leaving begins anew. When a drain ends is decided in core/drain.py.
 
 A connection whose client has sent its FIN counts as open while packets of it still come: the
 backend may have something to say yet.
@@ -33,7 +33,8 @@ from limpet.datapath import settings
 from limpet.datapath.abi import Life
 from limpet.datapath.kernel import Kernel
 
-PERIOD_S = 0.5
+PERIOD_S = 0.25
+PROGRESS_S = 1.0  # between two words of one drain's progress
 CONFIRM_S = 0.1  # to the second look, after a first that found nobody
 SHARE_OF_TIME = 0.2  # of one CPU, at most, that scans may take
 CLOSING_S = 0.75  # that a closing flow counts as open after its last packet
@@ -49,6 +50,7 @@ class Draining:
         self._kernel, self._reconciler, self._pacing = kernel, reconciler, pacing
         self._feed = feed
         self._watches: dict[str, Watch] = {}
+        self._told: dict[str, tuple[float, Counts]] = {}  # last word of progress
 
     def watch(self, drain: Drain, now: Now) -> Watch:
         """What is known of a drain; nothing but its terms, if it has not been looked at yet."""
@@ -75,6 +77,7 @@ class Draining:
         assert now is not None, "start comes first"
         drains = now.effect.intents.drains.values()
         self._watches = {drain.backend: self.watch(drain, now) for drain in drains}
+        self._told = {name: told for name, told in self._told.items() if name in self._watches}
         active = [drain.backend for drain in drains if drain.drained is None]
         if active:
             counts = await asyncio.to_thread(self._scan, now, active)
@@ -83,16 +86,22 @@ class Draining:
     async def _advance(self, counts: dict[str, Counts], now: float) -> None:
         done: list[tuple[Watch, Event]] = []
         for name, counted in counts.items():
-            before = self._watches[name]
-            after, events = drains_of.advance(before, counted, now)
+            after, events = drains_of.advance(self._watches[name], counted, now)
             if events:
                 done.append((after, events[0]))  # the watch follows when it is on the disk
             else:
                 self._watches[name] = after
-                if before.counts != counted:
-                    self._feed.publish("drain_progress", **condition.drain(after, (0, 0), now))
+                self._tell(after, counted, now)
         if done:
             await self._end(done)
+
+    def _tell(self, watch: Watch, counts: Counts, now: float) -> None:
+        """Progress, to those who follow the events; seldom enough to leave room for others."""
+        name = watch.drain.backend
+        said_at, said = self._told.get(name, (0.0, None))
+        if now >= said_at + PROGRESS_S and (said is None or _left(said) != _left(counts)):
+            self._told[name] = now, counts
+            self._feed.publish("drain_progress", **condition.drain(watch, (0, 0), now))
 
     async def _end(self, done: list[tuple[Watch, Event]]) -> None:
         ended = [(watch.drain, event) for watch, event in done]
@@ -139,6 +148,10 @@ class Draining:
         is_open |= (flows["life"] == Life.CLOSING) & (flows["idle_ticks"] <= closing_ticks)
         found: np.ndarray[tuple[int], np.dtype[np.void]] = flows[is_open]
         return found
+
+
+def _left(counts: Counts) -> tuple[int, int]:
+    return counts.sessions, counts.flows
 
 
 def backend_number(now: Now, name: str) -> int | None:

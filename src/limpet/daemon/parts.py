@@ -35,7 +35,7 @@ class Parts:
         self.feed = Feed()
         self.sampler = Sampler(kernel)
         self.draining = Draining(kernel, reconciler, pacing, self.feed)
-        self.sweeping = Sweeping(kernel, reconciler, pacing)
+        self.sweeping = Sweeping(kernel, reconciler, pacing, self.feed)
         director = self.desired.director
         self.hooks = Hooks(director.name, self.desired.hooks, state, pacing.call)
         self.resets = Resets(director.mark)

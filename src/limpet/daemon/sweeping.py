@@ -15,9 +15,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from limpet.api.feed import Feed
 from limpet.core.errors import LimpetError
 from limpet.core.model import Affinity, Desired
 from limpet.core.registry import VipKey
+from limpet.daemon import clients
 from limpet.daemon.pacing import Pacing
 from limpet.daemon.reconcile import Reconciler
 from limpet.datapath.kernel import Kernel
@@ -46,15 +48,19 @@ class Record:
 class Sweeping:
     """The task."""
 
-    def __init__(self, kernel: Kernel, reconciler: Reconciler, pacing: Pacing) -> None:
+    def __init__(self, kernel: Kernel, reconciler: Reconciler, pacing: Pacing, feed: Feed) -> None:
         self._kernel, self._reconciler, self._pacing = kernel, reconciler, pacing
+        self._feed = feed
+        self._splits_counted: int | None = None  # None: since before this daemon
+        self._split_clients: set[tuple[int, clients.Words]] = set()
         self.record = Record()
 
     async def run(self) -> None:
         """Sweep until cancelled."""
         while True:
             await self.sweep()
-            await self._split()
+            await self._move_thresholds()
+            await asyncio.to_thread(self._tell_splits)
             await asyncio.sleep(max(PERIOD_S, self.record.duration_s / SHARE_OF_TIME))
 
     async def sweep(self) -> None:
@@ -77,7 +83,24 @@ class Sweeping:
         with self._reconciler.loading:
             return self._kernel.sweep()
 
-    async def _split(self) -> None:
+    def _tell_splits(self) -> None:
+        """An event for every client that has become a mega-proxy. The tables are read only when
+        the data plane has counted one; those of before this daemon are no news."""
+        counted = self._kernel.counters().events["client_split"]
+        if counted == self._splits_counted:
+            return
+        is_first, self._splits_counted = self._splits_counted is None, counted
+        now = self._reconciler.now
+        assert now is not None, "start comes first"
+        found = clients.split_clients(now, self._kernel)
+        for key, row in found.items():
+            if key not in self._split_clients and not is_first:
+                self._feed.publish(
+                    "split", client=row["client"], vip=row["vip"], flows=row["flows"]
+                )
+        self._split_clients = set(found)
+
+    async def _move_thresholds(self) -> None:
         """Bring new thresholds into effect, if a share is what splits."""
         now = self._reconciler.now
         assert now is not None, "start comes first"
