@@ -91,7 +91,8 @@ def test_a_drain_goes_on_where_a_killed_daemon_left_it(flows: Site) -> None:
     assert flows.drains()["b1"]["state"] == "drained"
     assert set(flows.forwarded(range(21_000, 21_040)).values()) == {"b2"}
     time.sleep(1)
-    assert len(told.read_text().splitlines()) == 1
+    deliveries = {json.loads(line)["delivery"] for line in told.read_text().splitlines()}
+    assert len(deliveries) == 1  # at least once; a second time bears the same number
 
 
 def test_at_a_deadline_to_keep_it_ends_and_flows_stay(flows: Site) -> None:
