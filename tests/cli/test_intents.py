@@ -83,3 +83,14 @@ def test_names_are_completed_from_a_director_that_runs(running: Site) -> None:
     code = "from limpet.cli.main import app; app(prog_name='limpet')"
     done = Running([*COMMAND[:1], "-c", code], environment).end()
     assert done.out.split() == ["b1", "b2"]
+
+
+@pytest.mark.parametrize("command", ["sessions", "flows", "sources"])
+def test_an_unknown_vip_is_answered_with_the_nearest(running: Site, command: str) -> None:
+    error = running.cli(command, "--vip", "wep6", status=3)
+    assert "there is no VIP 'wep6'; did you mean 'web6'? VIPs: web6, web4" in error
+
+
+def test_an_unknown_name_in_a_question_is_answered_with_the_nearest(running: Site) -> None:
+    assert "did you mean 'web6'?" in running.cli("where", "10.1.0.2", "wep6", status=3)
+    assert "no backend 'b3'" in running.cli("sessions", "--backend", "b3", status=3)

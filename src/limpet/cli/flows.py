@@ -13,6 +13,7 @@ import typer
 
 from limpet.api.client import Client
 from limpet.api.interface import Json
+from limpet.cli import names
 from limpet.cli.duration import said
 
 
@@ -42,8 +43,10 @@ SESSIONS = Kind(
 def listed(kind: Kind, query: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
     if query["client"]:
         _check_address("--client", query["client"])
-    lines = Client(socket).lines(f"/v1/{kind.name}", **query)
-    total = json.loads(next(lines))["total"]
+    client = Client(socket)
+    lines = client.lines(f"/v1/{kind.name}", **query)
+    with names.explained(client, query["vip"], query["backend"]):
+        total = json.loads(next(lines))["total"]
     if query["count"]:
         typer.echo(json.dumps({"total": total}) if as_json else total)
     elif as_json:
@@ -73,7 +76,9 @@ def _print_rows(kind: Kind, total: int, lines: Iterator[bytes]) -> None:
 
 def where(question: Mapping[str, object], socket: Path | None, *, as_json: bool) -> None:
     _check_address("CLIENT", question["client"])
-    answer = Client(socket).get("/v1/where", **question)
+    client = Client(socket)
+    with names.explained(client, question["vip"]):
+        answer = client.get("/v1/where", **question)
     if as_json:
         typer.echo(json.dumps(answer, indent=2))
         return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from limpet.api.client import Client
+from limpet.cli import names
 from limpet.cli.duration import moment, said
 
 if TYPE_CHECKING:
@@ -141,7 +142,9 @@ AUDIT = List(
 
 
 def show(what: List, socket: Path | None, *, as_json: bool, **parameters: object) -> None:
-    rows = Client(socket).get(what.path, **parameters)
+    client = Client(socket)
+    with names.explained(client, parameters.get("vip", "")):
+        rows = client.get(what.path, **parameters)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif rows:

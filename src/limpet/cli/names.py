@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names: what an operator types, against what there is; and what a shell may complete.
 
-An unknown name is answered with the known ones, the most similar first, before anything is asked
-of the daemon. Completion must never be felt: it waits `PATIENCE_S` for the daemon at most, and a
-daemon that does not answer completes to nothing, without a word.
+An unknown name is answered with the known ones, the most similar first. Completion must never be
+felt: it waits `PATIENCE_S` for the daemon at most, and a daemon that does not answer completes to
+nothing, without a word.
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from limpet.core.errors import NotFound
+
+if TYPE_CHECKING:
+    from limpet.api.client import Client
 
 SHOWN_MAX = 12
 ALIKE = 0.6  # of difflib's ratio: b1 and b2 are not meant, web and wep are
@@ -24,6 +28,22 @@ def require(kind: str, name: str, known: Iterable[str], inside: str = "") -> Non
     have = sorted(set(known))
     if name not in have:
         raise NotFound(f"there is no {kind} {name!r}{inside}{_instead(kind, name, have)}")
+
+
+@contextmanager
+def explained(client: "Client", vip: object = "", backend: object = "") -> Iterator[None]:
+    """A name that the daemon does not know is answered with those that it does, nearest first.
+
+    Asked only then: it also knows what was removed and still has flows.
+    """
+    try:
+        yield
+    except NotFound:
+        for kind, path, given in (("VIP", "/v1/vips", vip), ("backend", "/v1/backends", backend)):
+            rows: list[Any] = client.get(path) if given else []
+            if given and given not in {row["address"] for row in rows}:
+                require(kind, str(given), [row["name"] for row in rows])
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
