@@ -42,6 +42,11 @@ def counters(lab: str) -> Counter[str]:
 class Moved(Counter[str]):
     """By how much each counter moved while `counting`; 0 is left out."""
 
+    @property
+    def new_flows(self) -> int:
+        """Of new clients, and of those whose session lives."""
+        return self["home_new"] + self["session_new"]
+
 
 @contextlib.contextmanager
 def counting(lab: str) -> Iterator[Moved]:

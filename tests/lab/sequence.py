@@ -220,7 +220,7 @@ class Run:
             found = self.stage.health()
             return all(found.get(name) is is_well for name, is_well in wanted.items())
 
-        self.stage.until(is_known)
+        self.stage.until(is_known, see=lambda: (wanted, self.stage.api.get("/v1/health")))
 
     def judge(self) -> None:
         """The client's view, then that of the servers."""

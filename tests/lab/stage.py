@@ -240,11 +240,13 @@ class Stage:
         places = [(row["source"], row["source_port"]) for row in rows]
         return [known[place] for place in places if place in known]
 
-    def until(self, holds: Callable[[], bool], wait_s: float = UNTIL_S) -> float:
-        """Seconds until it holds."""
+    def until(
+        self, holds: Callable[[], bool], wait_s: float = UNTIL_S, see: Callable[[], object] = str
+    ) -> float:
+        """Seconds until it holds. If it never does, the failure tells what there is to `see`."""
         begun = time.monotonic()
         while not holds():
-            assert time.monotonic() < begun + wait_s, "it never came"
+            assert time.monotonic() < begun + wait_s, f"it never came: {see()}"
             time.sleep(0.05)
         return time.monotonic() - begun
 

@@ -49,7 +49,7 @@ def test_where_names_the_backend_that_really_answers_50_clients(
         source, port = sources(served, vip.version)[200 + number], first + number
         question = {"client": source, "vip": vip, "client_port": port, "vip_port": PORT}
         said = client.get("/v1/where", protocol="tcp", **question)
-        assert said["rung"] == "home"
+        assert said["rung"] == "home_new"
         with connected(lab, source, vip, PORT, source_port=port) as session:
             session.sendall(b"?\n")
             name = session.recv(100).decode().split()[0]

@@ -156,7 +156,7 @@ def test_a_download_over_a_narrow_client_link_learns_from_the_router(
     assert learned == {backend}
     assert speed > SPEED_MIN
     # All by the connection table, the errors among it; the director had nothing to say itself.
-    assert moved["home_new"] == moved["flow_created"] == 1
+    assert moved.new_flows == moved["flow_created"] == 1
     assert moved["home_existing"] == moved["too_big"] == moved["drop_icmp_quote"] == 0
 
 

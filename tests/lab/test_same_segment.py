@@ -50,7 +50,7 @@ def test_tcp_reaches_a_backend_on_the_segment_without_an_outer_header(
         with connected(flat.lab, source, VIPS[version], PORT) as session:
             for count in range(1, 4):
                 session.sendall(b"?\n")
-                assert session.recv(100) == f"{backend} {count}\n".encode()
+                assert session.recv(100) == f"{backend} ? {count}\n".encode()
         assert not wire.encapsulations()
 
 
@@ -71,7 +71,7 @@ def test_a_vip_of_one_port_balances_that_port_only(flat: State, version: int) ->
     source = client_of(flat, VIPS[version], "b1")
     with connected(flat.lab, source, ONE_PORT[version], PORT) as session:
         session.sendall(b"?\n")
-        assert session.recv(100) == b"b1 1\n"
+        assert session.recv(100) == b"b1 ? 1\n"
     with (
         counting(flat.lab) as moved,
         connected(flat.lab, source, ONE_PORT[version], UDP_PORT, socket.SOCK_DGRAM) as other,

@@ -20,7 +20,18 @@ from .observe import BACKENDS, BULK_PORT, PORT, UDP_PORT, Wire, client_of, count
 pytestmark = pytest.mark.lab
 
 # All that may count a session to which nothing happens; a bucket may be full of ended ones.
-ORDINARY = {"home_new", "flow_created", "flow_spilled", "table", "redirect", "not_ip", "not_vip"}
+ORDINARY = {
+    "home_new",
+    "session_new",
+    "session_created",
+    "session_spilled",
+    "flow_created",
+    "flow_spilled",
+    "table",
+    "redirect",
+    "not_ip",
+    "not_vip",
+}
 
 OUTER = {"b1": 4, "b2": 4, "b3": 6}
 TRANSFER_BYTES = 200_000_000
@@ -43,14 +54,14 @@ def test_tcp_reaches_the_backend_of_the_client_in_the_right_wrapping(
         with connected(lab, source, vip, PORT) as session:
             for count in range(1, 4):
                 session.sendall(b"?\n")
-                assert session.recv(100) == f"{backend} {count}\n".encode()
+                assert session.recv(100) == f"{backend} ? {count}\n".encode()
         wrapped = wire.encapsulations()
     # SYN, ACK and three requests; the end of the session may still be under way.
     assert set(wrapped) == {f"{version}-in-{OUTER[backend]}"}
     assert wrapped.total() >= 5
-    assert moved["home_new"] == moved["flow_created"] == 1
+    assert moved.new_flows == moved["flow_created"] == 1
     assert moved["table"] >= 4
-    assert moved["redirect"] == moved["home_new"] + moved["table"]
+    assert moved["redirect"] == moved.new_flows + moved["table"]
     assert set(moved) <= ORDINARY
 
 
@@ -67,7 +78,7 @@ def test_udp_reaches_the_backend_of_the_client_in_the_right_wrapping(
                 assert ask(client, b"%d" % number) == (backend, b"%d" % number)
         wrapped = wire.encapsulations()
     assert wrapped == {f"{version}-in-{OUTER[backend]}": 4}
-    assert moved["home_new"] == moved["flow_created"] == 1
+    assert moved.new_flows == moved["flow_created"] == 1
     assert moved["table"] == 3
     assert moved["redirect"] == 4
 
@@ -91,5 +102,5 @@ def test_a_large_transfer_arrives_whole_and_fast_with_every_mtu_at_1500(
     assert received == hashlib.sha256(payload).digest()
     assert speed > SPEED_MIN
     assert moved["too_big"] == 0
-    assert moved["home_new"] == 1
+    assert moved.new_flows == 1
     assert set(moved) <= ORDINARY
