@@ -31,7 +31,6 @@ LONG_FILES = {
     "docs/formats/config.schema.json": (1_000, "generated"),
     "tests/core/test_config.py": (440, "half of it is one list of broken configurations"),
     "tests/core/test_slots.py": (440, "the laws of one function, and what checks them"),
-    "tests/packets/cases_flow.py": (480, "lists of cases"),
     "tests/packets/cases_icmp.py": (480, "lists of cases"),
 }
 # Words that mean one of ours but are not it -> ours (docs/glossary.md).
