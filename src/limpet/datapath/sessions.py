@@ -85,8 +85,7 @@ class SessionTable:
     ) -> tuple[NDArray[np.intp], NDArray[np.void], NDArray[np.int64]]:
         """Places, entries and idle ticks of the sessions wanted."""
         words = self._entries["word"][part].copy()
-        life = field(words, "LIFE")
-        keep = (life == SessionLife.OPENING) | (life == SessionLife.LIVE)
+        keep = _counts(words)
         if wanted.vip is not None:
             keep &= field(words, "VIP") == wanted.vip
         if wanted.backend is not None:
@@ -109,16 +108,24 @@ class SessionTable:
         lives = np.zeros(1 << SessionWord.LIFE_BITS, np.int64)
         for start in range(0, len(self._entries), SCAN_ENTRIES_MAX):
             part = slice(start, start + SCAN_ENTRIES_MAX)
-            _, entries, _ = self._live(part, tick, Wanted())
-            words = entries["word"]
+            words = self._entries["word"][part].copy()
+            lives[SessionLife.PAST] += int((field(words, "LIFE") == SessionLife.PAST).sum())
+            at = np.flatnonzero(_counts(words))
+            words, age = words[at], _age(self._seen[part][at], tick)
+            words = words[age <= self._limit(words)]
             backends += _count(words, "BACKEND")
             vips += _count(words, "VIP")
             lives += _count(words, "LIFE")
-            life = field(self._entries["word"][part], "LIFE")
-            lives[SessionLife.PAST] += int((life == SessionLife.PAST).sum())
         wanted = (SessionLife.OPENING, SessionLife.LIVE, SessionLife.PAST)
         named = {life.name.lower(): int(lives[life]) for life in wanted}
         return SessionCensus(backends, vips, named, len(self._entries))
+
+
+def _counts(words: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Whether they are of sessions that live, unless they have expired."""
+    life = field(words, "LIFE")
+    found: NDArray[np.bool_] = (life == SessionLife.OPENING) | (life == SessionLife.LIVE)
+    return found
 
 
 def _rows(entries: NDArray[np.void], age: NDArray[np.int64], tick: int) -> NDArray[np.void]:
