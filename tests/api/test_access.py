@@ -123,10 +123,36 @@ def test_a_connection_that_asks_for_nothing_is_closed(
     monkeypatch.setattr(listener, "FIRST_REQUEST_S", 0.3)
     with held_by_a_stranger(served, 2) as held:
         assert held.communicate(timeout=30)[0].strip() == "--"
+    feed = served.director.feed
+    first = feed.publish("split")
     stream = Client(served.path).events(0)  # a request that lasts is not silent
+    assert next(stream) == first
     time.sleep(0.5)
-    served.director.feed.publish("split")
-    assert next(stream)["kind"] == "split"
+    second = feed.publish("split")
+    assert next(stream) == second
+
+
+ASK_LATER = """
+import os, socket, sys
+os.setgroups([]), os.setgid(int(sys.argv[2])), os.setuid(int(sys.argv[2]))
+held = socket.socket(socket.AF_UNIX)
+held.connect(sys.argv[1])
+print("connected", flush=True)
+sys.stdin.readline()
+held.sendall(b"POST /v1/shutdown HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 0\\r\\n\\r\\n")
+print(held.recv(100).split()[1].decode(), flush=True)
+"""
+
+
+def test_who_connects_later_lends_no_rights_to_who_is_there(served: Served) -> None:
+    argv = [sys.executable, "-c", ASK_LATER, str(served.path), str(STRANGER)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == "connected\n"
+        assert served.ask("GET", "/v1/status").status == 200  # root's
+        assert stranger.communicate("\n", timeout=30)[0] == "403\n"
+    assert not served.director.has_stopped
 
 
 def test_who_is_refused_does_not_keep_the_connection(secure: Served) -> None:
