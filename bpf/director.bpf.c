@@ -85,6 +85,10 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 	verdict = choose(ctx, &live, address, p, w, &backend);
 	if (verdict)
 		return verdict;
+	/* VERIFIER(<= 6.1): that there is a backend now was known by the verdict, which it forgets on the stack. */
+	opaque(backend);
+	if (unlikely(!backend))
+		return VERDICT_DROP_UNKNOWN_BACKEND;
 	verdict = encapsulate(ctx, p, &w->choice, backend);
 	if (unlikely(verdict == VERDICT_TOO_BIG))
 		return answer_too_big(ctx, p, backend);
