@@ -44,6 +44,7 @@ SWITCHES = [
     Switches(session_buckets=2, icmp_source4="203.0.113.1", icmp_source6="2001:db8:f::1"),
 ]
 TICKS = [1, 2, 3, 9, 10, 11, 15, 16, 20, 21, 99, 100, 101, 999, 1000, 1001]
+TICKS_OF_CROWDS = [*[1, 2, 9] * 4, 101, 1001]  # mostly short, so that buckets fill
 POOLS = [IPIP4, IPIP6, L2, REDIRECTED, SPLIT, EMPTY, ROUND, FREE]
 STANDINGS = [
     Standing.LEFT_BY_SESSIONS,
@@ -78,7 +79,7 @@ def _step(rng: Random, cast: frames.Cast) -> Step:
     if kind < 0.85:
         return frames.frame(rng, cast)
     if kind < 0.92:
-        return Age(rng.choice(TICKS[:3] if cast.kinds is frames.CROWD else TICKS))
+        return Age(rng.choice(TICKS_OF_CROWDS if cast.kinds is frames.CROWD else TICKS))
     if kind < 0.94:
         return Sweep()
     return rng.choice([_pool, _pool, _standing, _backend, _backend_gone, _vips, _vip])(rng)
