@@ -42,6 +42,24 @@ def test_wait_ends_with_the_last_session_across_a_kill_of_the_daemon(site: Site)
     assert f"{name} is active again" in site.cli("backend", "undrain", name)
 
 
+def test_wait_ends_with_status_9_when_some_are_kept_at_the_deadline(site: Site) -> None:
+    site.start()
+    site.send(range(56_000, 56_002))
+    name = site.cli_json("where", CLIENT, VIP4)["backend"]
+    environment = {**surroundings(), "LIMPET_SOCKET": str(site.places.socket)}
+    argv = [*COMMAND, "backend", "drain", name, "--deadline", "2s", "--wait"]
+    done = Running(argv, environment).end()
+    assert (
+        done.status,
+        f"1 session and 2 flows are still at {name}, and are kept" in done.out,
+    ) == (
+        9,
+        True,
+    ), done
+    again = Running([*COMMAND, "backend", "drain", name, "--wait", "--json"], environment).end()
+    assert (again.status, json.loads(again.out.splitlines()[-1])["outcome"]) == (9, "kept")
+
+
 def test_events_are_followed_across_a_kill_of_the_daemon(site: Site) -> None:
     daemon = site.start()
     environment = {**surroundings(), "LIMPET_SOCKET": str(site.places.socket)}
