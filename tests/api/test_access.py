@@ -254,6 +254,13 @@ def test_client_asks_over_tls_as_the_environment_says(
     assert Client(secure.path).put("/v1/backends/b1/drain", {})["revision"] == 2
 
 
+def test_a_daemon_elsewhere_is_looked_for_there(secure: Served) -> None:
+    url = f"https://127.0.0.1:{secure.service.tcp_port}"
+    secure.call(secure.service.update(ApiListen()))
+    with pytest.raises(Unreachable, match=r"no daemon answers at https://.* See there"):
+        Client(url=url, token="x").get("/v1/status")
+
+
 def test_client_sends_its_token_to_nobody_in_clear() -> None:
     with pytest.raises(LimpetError, match="https://"):
         Client(url="http://127.0.0.1:1", token="x").get("/v1/status")

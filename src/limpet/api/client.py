@@ -107,7 +107,7 @@ class Client:
                 if line.startswith(b"data: "):
                     yield json.loads(line[6:])
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"the events have ended ({error}). {how_to_start()}") from error
+            raise Unreachable(f"the events have ended ({error}). {self._hint()}") from error
 
     def _ask(
         self,
@@ -131,20 +131,28 @@ class Client:
         except ssl.SSLCertVerificationError as error:
             raise Unreachable(
                 f"{self.url}: its certificate is not to be believed: {error.verify_message}. "
-                "Name the authority that signed it with --cacert or LIMPET_CACERT"
+                "Name the file of the authority that signed it in LIMPET_CACERT"
             ) from error
         except PermissionError as error:
             raise LimpetError(
                 f"{self.path}: permission denied: the folder of the socket lets nobody in. Use sudo"
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            there = self.url or self.path
             raise Unreachable(
-                f"no daemon answers at {there} ({error}). {how_to_start()}"
+                f"no daemon answers at {self._there()} ({error}). {self._hint()}"
             ) from error
         if response.status >= 400:
             raise _error(response)
         return response
+
+    def _there(self) -> str:
+        return self.url or str(self.path)
+
+    def _hint(self) -> str:
+        """What to do about a daemon that does not answer. Of another machine nothing is known."""
+        if self.url:
+            return "See there whether it runs, and what its [api] says (limpet show)"
+        return how_to_start()
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
         if self.path is not None:
