@@ -269,3 +269,14 @@ def test_render_shows_policy_and_standing() -> None:
     assert "policy hash, then least-sessions; b1 left-by-sessions reset" in text
     assert "affinity client+ports /32 16 ranges" in text
     assert text.endswith("proxy   198.51.100.0/24\n")
+
+
+def test_over_udp_one_packet_holds_as_long_as_two() -> None:
+    """A client that sends a datagram now and then has a session, too."""
+    times = Timeouts(udp_s=1_800, tcp_opening_s=60)
+    vips = tuple(
+        Vip(protocol.value, VIP4, protocol, 53, "web", timeouts=times) for protocol in Protocol
+    )
+    rows = plan(desired({"b1": 1}, vips=vips), Registry(), {}, None).image.vips
+    opening = {row.protocol: row.timeouts.tcp_opening_s for row in rows}
+    assert opening == {Protocol.TCP: 60, Protocol.UDP: 1_800}

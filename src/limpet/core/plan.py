@@ -39,7 +39,9 @@ from limpet.core.model import (
     Pool,
     PoolId,
     PoolRow,
+    Protocol,
     Standing,
+    Timeouts,
     Vip,
     VipId,
     VipRow,
@@ -304,7 +306,7 @@ def _vip_row(
         port=vip.port,
         pool=registry.pools[vip.pool],
         affinity=vip.affinity,
-        timeouts=vip.timeouts,
+        timeouts=_timeouts(vip),
     )
     if vip.affinity is Affinity.FLOW:
         return row
@@ -317,3 +319,9 @@ def _vip_row(
         split_ranges=proxy.port_ranges,
         looks_at_list=any(p.version == vip.address.version for p in proxy.prefixes),
     )
+
+
+def _timeouts(vip: Vip) -> Timeouts:
+    """Over UDP nothing tells an opening: one packet is as good as two."""
+    times = vip.timeouts
+    return replace(times, tcp_opening_s=times.udp_s) if vip.protocol is Protocol.UDP else times
