@@ -7,9 +7,10 @@ what `sources` counts there, and `sessions` lists none.
 """
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from itertools import islice
 
 import numpy as np
@@ -72,74 +73,59 @@ def _is_of(now: Now, rows: Rows, client: Address) -> NDArray[np.bool_]:
     return found
 
 
+def _batches(now: Now, rows: Rows) -> Iterator[str]:
+    for start in range(0, len(rows), BATCH):
+        yield session_lines(now, rows[start : start + BATCH])
+
+
 def session_rows(now: Now, rows: Rows) -> list[Json]:
     """SESSION_ROW records as JSON."""
-    names = {int(number): name for number, name in now.registry.vip_names().items()}
-    holders = {int(number): name for number, name in now.registry.backend_names().items()}
+    return [json.loads(line) for line in session_lines(now, rows).splitlines()]
+
+
+def session_lines(now: Now, rows: Rows) -> str:
+    """SESSION_ROW records as JSON, one a line; put together by hand, as flows are."""
+    vips = view.Quoted({int(i): name for i, name in now.registry.vip_names().items()})
+    backends = view.Quoted({int(i): name for i, name in now.registry.backend_names().items()})
     tick_s, shapes = settings.tick_s(now.machine.hz), _shapes(now)
     columns = [rows[name].tolist() for name in rows.dtype.names or ()]
-    return [
-        {
-            "client": shapes.client((high, low), vip),
-            "ports": shapes.ports(vip, number),
-            "vip": names.get(vip) or f"#{vip}",
-            "backend": holders.get(backend) or f"#{backend}",
-            "life": LIVES[life],
-            "idle_s": round(idle * tick_s, 1),
-            "since_s": round(age * tick_s),
-            "flows": flows,
-            "is_split": is_split,
-        }
+    return "".join(
+        f'{{"client": "{view.address_text(high, low)}{shapes[vip].suffix}", '
+        f'"ports": "{shapes[vip].ports(number)}", "vip": {vips[vip]}, '
+        f'"backend": {backends[backend]}, "life": "{LIVES[life]}", "idle_s": {idle * tick_s:.1f}, '
+        f'"since_s": {age * tick_s:.0f}, "flows": {flows}, '
+        f'"is_split": {"true" if is_split else "false"}}}\n'
         for high, low, vip, backend, number, life, is_split, idle, age, flows in zip(
             *columns, strict=True
         )
-    ]
-
-
-def _batches(now: Now, rows: Rows) -> Iterator[str]:
-    for start in range(0, len(rows), BATCH):
-        batch = session_rows(now, rows[start : start + BATCH])
-        yield "".join(f"{json.dumps(row)}\n" for row in batch)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
     """How sessions of a VIP are named."""
 
-    family: int
-    prefix: int
-    shift: int
+    suffix: str = ""  # of the client, where a prefix of its address is what counts: "/64"
+    shift: int = 0  # of a port, to its range
 
-
-@dataclass(frozen=True, slots=True)
-class _Shapes:
-    by_vip: dict[int, _Shape]
-
-    def client(self, words: Words, vip: int) -> str:
-        """An address, or a prefix where that is what counts."""
-        address = hashing.address(*words)
-        shape = self.by_vip.get(vip)
-        if shape is None or shape.prefix == affinity.ADDRESS_BITS[shape.family]:
-            return str(address)
-        return str(ip_network((address, shape.prefix), strict=False))
-
-    def ports(self, vip: int, number: int) -> str:
-        """The range, as "1024-1039"; empty: all."""
-        shape = self.by_vip.get(vip)
-        if shape is None or not number:
+    def ports(self, number: int) -> str:
+        """A range, as "1024-1039"; empty: all ports."""
+        if not number:
             return ""
-        first = number - 1 << shape.shift
-        return f"{first}-{first + (1 << shape.shift) - 1}"
+        first = number - 1 << self.shift
+        return f"{first}-{first + (1 << self.shift) - 1}"
 
 
-def _shapes(now: Now) -> _Shapes:
-    found = {}
+def _shapes(now: Now) -> Mapping[int, _Shape]:
+    """By VIP id; of one that is gone nothing is known."""
+    found: defaultdict[int, _Shape] = defaultdict(_Shape)
     for row in now.image.vips:
         is_by_ports = row.affinity is Affinity.CLIENT_PORTS
         ranges = row.port_ranges if is_by_ports else row.split_ranges
         bits = affinity.prefix(row.address.version, row.prefix)
-        found[int(row.id)] = _Shape(row.address.version, bits, affinity.shift(ranges))
-    return _Shapes(found)
+        is_whole = bits == affinity.ADDRESS_BITS[row.address.version]
+        found[row.id] = _Shape("" if is_whole else f"/{bits}", affinity.shift(ranges))
+    return found
 
 
 # --- Sources -------------------------------------------------------------------------------------
@@ -169,13 +155,13 @@ def _sources(now: Now, kernel: Kernel, vip: Vip, limit: int) -> list[Json]:
     mask = affinity.mask(Affinity.CLIENT, vip.address.version, vip.prefix)
     by_flows, by_sessions = _tally(flows, mask), _tally(sessions, mask)
     split = {_words(row) for row in sessions[sessions["is_split"]]}
-    shapes = _shapes(now)
+    shape = _shapes(now)[number]
     found = []
     for client in dict.fromkeys((*by_flows.top(limit), *by_sessions.top(limit))):
         count, has = by_flows.of(client), by_sessions.of(client)
         found.append(
             {
-                "client": shapes.client(client, number),
+                "client": view.address_text(*client) + shape.suffix,
                 "vip": vip.name,
                 "flows": count,
                 "sessions": count if vip.affinity is Affinity.FLOW else has,

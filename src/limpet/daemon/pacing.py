@@ -114,7 +114,7 @@ class Pacing:
         if self._reconciler.next_hops.again_at is not None:
             due = min(due, self._reconciler.next_hops.again_at - now)
         if self._reconciler.until is not None and not self.record.error:
-            due = min(due, self._reconciler.until - time.time())
+            due = min(due, max(self._reconciler.until - time.time(), COALESCE_S))
         return due
 
     async def _pass(self, is_full: bool) -> None:

@@ -3,8 +3,9 @@
 
 A daemon that starts would take every backend for up until checks have failed often enough, and send
 new sessions to one that its predecessor knew to be down. The file only saves these seconds: it is
-written when health changes, without waiting for the disk; one that cannot be read is as good as
-none, and so is what was last checked long ago. It lies beside the state file, and may be lost.
+written when health changes, and with every full pass, without waiting for the disk. One that cannot
+be read is as good as none, and so is what was last checked long ago. It lies beside the state file,
+and may be lost.
 """
 
 import json

@@ -215,6 +215,8 @@ class Reconciler:
         self._attach(desired, links)
         self._put_outbound(desired, is_again=prune)
         events = self._changed_health(effect)
+        if (events or prune) and effect.health:
+            recollection.keep(self._state.path.parent, effect.health)
         self.now = self._reached(desired, image, machine, effects.applied(effect, time.time()))
         duration_s = time.monotonic() - began
         return Outcome(said, _count(changes), loaded, duration_s, effect.revision, events)
@@ -245,8 +247,6 @@ class Reconciler:
         if self.now is None:
             return ()
         events = tuple(condition.changes(self.now.effect.health, effect))
-        if events:
-            recollection.keep(self._state.path.parent, effect.health)
         return events
 
     def _is_same(self, desired: Desired, effect: Effect) -> bool:

@@ -293,19 +293,19 @@ def flow_rows(now: Now, flows: NDArray[np.void]) -> list[Json]:
 def flow_lines(now: Now, flows: NDArray[np.void]) -> str:
     """FLOW records as JSON, one a line. Put together by hand: five times as fast as json.dumps,
     which matters for a million."""
-    vips = _Quoted({int(i): name for i, name in now.registry.vip_names().items()})
-    backends = _Quoted({int(i): name for i, name in now.registry.backend_names().items()})
+    vips = Quoted({int(i): name for i, name in now.registry.vip_names().items()})
+    backends = Quoted({int(i): name for i, name in now.registry.backend_names().items()})
     tick_s = settings.tick_s(now.machine.hz)
     columns = [flows[name].tolist() for name in flows.dtype.names or ()]
     return "".join(
-        f'{{"client": "{_address(high, low)}", "client_port": {client_port}, "vip": {vips[vip]}, '
-        f'"vip_port": {vip_port}, "backend": {backends[backend]}, "life": "{LIVES[life]}", '
+        f'{{"client": "{address_text(high, low)}", "client_port": {client_port}, '
+        f'"vip": {vips[vip]}, "vip_port": {vip_port}, "backend": {backends[backend]}, "life": "{LIVES[life]}", '
         f'"idle_s": {idle * tick_s:.1f}}}\n'
         for high, low, client_port, vip_port, vip, backend, life, idle in zip(*columns, strict=True)
     )
 
 
-class _Quoted(dict[int, str]):
+class Quoted(dict[int, str]):
     """Names as JSON strings, by id; an id without a name is "#id"."""
 
     def __init__(self, names: dict[int, str]) -> None:
@@ -315,8 +315,8 @@ class _Quoted(dict[int, str]):
         return f'"#{number}"'
 
 
-def _address(high: int, low: int) -> str:
-    """Faster than ipaddress."""
+def address_text(high: int, low: int) -> str:
+    """Address words as text; faster than ipaddress."""
     if high == 0 and low >> 32 == 0xFFFF:
         return socket.inet_ntoa((low & 0xFFFF_FFFF).to_bytes(4, "big"))
     return socket.inet_ntop(socket.AF_INET6, (high << 64 | low).to_bytes(16, "big"))
