@@ -277,6 +277,6 @@ def test_over_udp_one_packet_holds_as_long_as_two() -> None:
     vips = tuple(
         Vip(protocol.value, VIP4, protocol, 53, "web", timeouts=times) for protocol in Protocol
     )
-    rows = plan(desired({"b1": 1}, vips=vips), Registry(), {}, None).image.vips
-    opening = {row.protocol: row.timeouts.tcp_opening_s for row in rows}
+    _, image = plan(desired({"b1": 1}, vips=vips), Registry(), {}, None)
+    opening = {row.protocol: row.timeouts.tcp_opening_s for row in image.vips}
     assert opening == {Protocol.TCP: 60, Protocol.UDP: 1_800}
