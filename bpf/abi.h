@@ -69,7 +69,7 @@ enum verdict {
 	VERDICT_DROP_HOP_LIMIT, /* time to live used up, and nobody may be told: the same: watch */
 	VERDICT_DROP_NEXT_HOP,  /* backend on the same segment whose MAC is not known yet: alarm */
 	VERDICT_DROP_HEADROOM,  /* no room in the frame for the outer header: alarm */
-	VERDICT_DROP_RESET, /* a reset was due, but the ring to the daemon is full; the next packet asks again: alarm */
+	VERDICT_DROP_RESET,     /* a reset was due, but the ring is full; the next packet asks again: alarm */
 	VERDICT_MAX,
 };
 
@@ -353,8 +353,8 @@ struct session_bucket {
 	struct session entries[LIMIT_SESSION_WAYS];
 };
 
-/* Tick of the last packet of any flow of a session, give or take FLOW_REFRESH_TICKS, by way of the bucket. Apart from
- * the sessions, so that what traffic writes to is small enough to stay in a cache. */
+/* Tick of the last packet of any flow of a session, give or take FLOW_REFRESH_TICKS, by way of the bucket. Apart
+ * from the sessions, so that what traffic writes to is small enough to stay in a cache. */
 struct session_times {
 	__u32 seen[LIMIT_SESSION_WAYS];
 };

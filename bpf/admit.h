@@ -105,7 +105,7 @@ static __always_inline struct session *session_seat(const struct session_key *k,
 	return &first->entries[near & FLOW_SESSION_WAY];
 }
 
-/* A session of this key begins. What a flow's entry says of it (enum flow_session), FLOW_ALONE if it has no entry. */
+/* A session of this key begins. What a flow's entry says of it (enum flow_session); FLOW_ALONE: it has none. */
 __noinline int session_begin(const struct session_key *k, __u32 backend)
 {
 	const struct idle_limits *limits = idle_limits_get();

@@ -85,7 +85,7 @@ static __always_inline enum verdict forward(struct xdp_md *ctx, struct packet *p
 	verdict = choose(ctx, &live, address, p, w, &backend);
 	if (verdict)
 		return verdict;
-	/* VERIFIER(<= 6.1): that there is a backend now was known by the verdict, which it forgets on the stack. */
+	/* VERIFIER(<= 6.1): it forgets the verdict on the stack, and with that, that there is a backend. */
 	opaque(backend);
 	if (unlikely(!backend))
 		return VERDICT_DROP_UNKNOWN_BACKEND;

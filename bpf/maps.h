@@ -113,7 +113,8 @@ struct {
 	__type(value, struct loads);
 } loads SEC(".maps");
 
-/* prefix of clients -> 1: known mega-proxies. Written by user space; read for new flows of VIPs that look at it. */
+/* prefix of clients -> 1: known mega-proxies. Written by user space; read for new flows of VIPs that look
+ * at it. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -18,6 +18,7 @@
 #include "maps.h"
 #include "policy.h"
 #include "rate.h"
+#include "room.h"
 #include "seat.h"
 
 struct choice {

@@ -17,6 +17,7 @@
 #include "flow.h"
 #include "hash.h"
 #include "parse.h"
+#include "room.h"
 #include "session.h"
 
 #define PAGE   4096UL

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""bpf/flow.h chooses without branches who makes room; here the same in the plainest words."""
+"""bpf/room.h chooses without branches who makes room; here the same in the plainest words."""
 
 from dataclasses import dataclass
 

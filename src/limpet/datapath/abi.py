@@ -615,7 +615,7 @@ MEANINGS = {
         "DROP_NEXT_HOP": ("backend on the same segment whose MAC is not known yet", "alarm"),
         "DROP_HEADROOM": ("no room in the frame for the outer header", "alarm"),
         "DROP_RESET": (
-            "a reset was due, but the ring to the daemon is full; the next packet asks again",
+            "a reset was due, but the ring is full; the next packet asks again",
             "alarm",
         ),
     },

@@ -304,8 +304,7 @@ def _libbpf() -> ctypes.CDLL:
     for name in ("map", "program"):
         find = getattr(library, f"bpf_object__find_{name}_by_name")
         find.restype, find.argtypes = pointer, [pointer, text]
-    library.bpf_map__fd.argtypes = [pointer]
-    library.bpf_program__fd.argtypes = [pointer]
+        getattr(library, f"bpf_{name}__fd").argtypes = [pointer]
     library.bpf_map__set_max_entries.argtypes = [pointer, ctypes.c_uint32]
     library.bpf_map__reuse_fd.argtypes = [pointer, ctypes.c_int]
     library.bpf_map__set_initial_value.argtypes = [pointer, pointer, ctypes.c_size_t]
