@@ -25,7 +25,8 @@ import limpet
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src" / "limpet"
-OBJECTS = {f"limpet/datapath/{name}.bpf.o" for name in ("agent", "clock", "director")}
+PROGRAMS = ("agent", "clock", "director", "outbound", "sweep")
+OBJECTS = {f"limpet/datapath/{name}.bpf.o" for name in PROGRAMS}
 ELF, MACHINE_AT, MACHINE_BPF = b"\x7fELF", 18, 247
 # What comes with a library that is declared, and is imported beside it.
 COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi"}
@@ -90,7 +91,7 @@ def installed(wheel: Wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_carries_the_compiled_data_plane(wheel: Wheel) -> None:
-    """The three objects that are here, compiled for BPF: users need no compiler."""
+    """The objects that are here, compiled for BPF: users need no compiler."""
     assert {name for name in wheel.names if name.endswith(".o")} == OBJECTS
     for name in OBJECTS:
         data = wheel.read(name)
