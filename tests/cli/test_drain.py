@@ -106,7 +106,7 @@ def test_an_unknown_name_lists_the_known_ones_nearest_first(operator: Operator) 
         "no backend 'web-fr-2'; did you mean 'web-fra-2'? backends: web-fra-2, web-fra-1" in error
     )
     error = operator.refused(3, "backend", "undrain", "b9")
-    assert "there is no backend 'b9'; backends: b1, b2, b3" in error or "did you mean" in error
+    assert "there is no backend 'b9'; backends: b1, b2, b3, web-fra-1, web-fra-2" in error
 
 
 def test_undrain_takes_it_back_and_says_of_whom(operator: Operator) -> None:
