@@ -115,7 +115,7 @@ __noinline int seat_find(const struct packet *p, __u32 vip_id, struct seat *seat
 	seat->range = affinity_range(vip, p->client_port);
 	session_name(&key, vip, vip_id, p->client, seat->range);
 	s = seat_look(seat, &key, p, tick, limits);
-	if (vip->affinity != AFFINITY_CLIENT)
+	if (vip->affinity != AFFINITY_CLIENT || p->kind == KIND_LATER_FRAGMENT) /* which has no ports */
 		return 0;
 	if (s && seat->state == SEAT_LIVE)
 		seat_split(seat, s, vip, vip_id, p, tick, limits, counts);

@@ -4,7 +4,8 @@
 from typing import Any
 
 from limpet.datapath.abi import Event, Rung
-from packets.case import Age, Case, Step, Sweep, existing, forwarded, tcp
+from packets.case import Age, Case, Step, Sweep, entropy_of_fragment, existing, forwarded, tcp
+from packets.cases_fragment import ID, later
 from packets.world import (
     CLIENT4,
     LISTED4,
@@ -141,6 +142,14 @@ GOING_ON = [
         before=SPLIT4,
         rung=Rung.SESSION_EXISTING,
         events=(FLOW,),
+    ),
+    existing(
+        "A later fragment without its first goes with the client, whose ports it does not know",
+        later(MANY4, protocol=6),
+        BASE4,
+        before=SPLIT4,
+        rung=Rung.SESSION_EXISTING,
+        bits=entropy_of_fragment(MANY4, 6, ID),
     ),
     follows(
         "A packet of a range keeps the client's session alive as well",

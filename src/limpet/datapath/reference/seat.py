@@ -40,7 +40,8 @@ class Seats:
     def find(self, vip: Vip, p: Packet, now: int) -> Seat:
         """The seat of a packet's flow."""
         seat = self._look(key_of(vip, p.client, vip.own_range(p.client_port)), 0, p, now)
-        if vip.affinity is Affinity.CLIENT and seat.live:
+        has_ports = p.kind is not Kind.LATER_FRAGMENT
+        if vip.affinity is Affinity.CLIENT and has_ports and seat.live:
             return self._split(seat, seat.live, vip, p, now)
         return seat
 
