@@ -299,8 +299,8 @@ def flow_lines(now: Now, flows: NDArray[np.void]) -> str:
     columns = [flows[name].tolist() for name in flows.dtype.names or ()]
     return "".join(
         f'{{"client": "{address_text(high, low)}", "client_port": {client_port}, '
-        f'"vip": {vips[vip]}, "vip_port": {vip_port}, "backend": {backends[backend]}, "life": "{LIVES[life]}", '
-        f'"idle_s": {idle * tick_s:.1f}}}\n'
+        f'"vip": {vips[vip]}, "vip_port": {vip_port}, "backend": {backends[backend]}, '
+        f'"life": "{LIVES[life]}", "idle_s": {idle * tick_s:.1f}}}\n'
         for high, low, client_port, vip_port, vip, backend, life, idle in zip(*columns, strict=True)
     )
 
