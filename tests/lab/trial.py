@@ -71,8 +71,8 @@ class Trial:
                 self.servers.pop(name).close()
 
     @contextlib.contextmanager
-    def sessions(self, number: int = SESSIONS) -> Iterator[HeldSessions]:
-        with HeldSessions(self.lab, "client2", number, PORT, self.vips) as held:
+    def sessions(self, number: int = SESSIONS, skip: int = 0) -> Iterator[HeldSessions]:
+        with HeldSessions(self.lab, "client2", number, PORT, self.vips, skip=skip) as held:
             opened = held.wait_open()
             assert (opened["broken"], opened["alive"]) == ([], number)
             assert set(opened["by_backend"]) >= set(BACKENDS)
