@@ -153,7 +153,9 @@ class Reconciler:
     def planned(self, desired: Desired, intents: Intents) -> tuple[Registry, Image]:
         """Registry and image with these intents, without changing anything."""
         self.check(desired)
-        hops = self._hops(desired, links_of.read(self.next_hops.netlink))
+        links = links_of.read(self.next_hops.netlink)
+        admission.check_interfaces(desired, links)
+        hops = self._hops(desired, links)
         effect = self._effect(desired, (0, intents))
         return plan(desired, self._registry, hops, None, effect.assessments, self.split_flows)
 
@@ -178,6 +180,7 @@ class Reconciler:
         change = of(self.now.desired, intents)
         if change.intents == intents:
             return self.run(self.now.desired, prune=False)
+        self.planned(self.now.desired, change.intents)  # what cannot be is not kept either
         events = tuple(told(event) for event in change.events)
         told_to_hooks = [event for event in events if event["kind"] in TO_HOOKS]
         revision = self._state.put_intents(
