@@ -113,3 +113,16 @@ def test_a_new_weight_is_in_effect_within_a_second(site: Site) -> None:
     site.api.put(WEIGHT, {"weight": 0})
     assert set(site.forwarded(range(20_000, 20_020)).values()) == {"b2"}
     assert time.monotonic() - began < 1
+
+
+def test_a_plan_without_a_daemon_knows_what_commands_have_set(site: Site) -> None:
+    site.start()
+    site.api.put(WEIGHT, {"weight": 3})
+    site.drain("b2")
+    argv = ("plan", str(site.file), "--state", str(site.places.state))
+    assert not site.cli_json(*argv)["changes"]
+    site.kill()
+    assert not site.cli_json(*argv)["changes"]
+    site.add_third()
+    moves = site.cli_json(*argv)["moves"][0]["moves"]
+    assert [(move["from"], move["to"], move["slots"]) for move in moves] == [("b1", "b3", 16_384)]
