@@ -2,6 +2,7 @@
 """Every packet case, on the reference and in the kernel."""
 
 import difflib
+import os
 from collections.abc import Iterator
 from enum import IntEnum
 
@@ -17,12 +18,15 @@ from datapath.benches import (
     action,
     kernel_benches,
 )
-from limpet.core.diff import Changes
-from limpet.datapath.abi import RESET, Event, Limit, Rung, Verdict
+from limpet.core.diff import Changes, diff
+from limpet.core.model import Image
+from limpet.datapath import libbpf
+from limpet.datapath.abi import RESET, Event, Limit, Rung, SessionWord, Verdict
+from limpet.datapath.kernel import Kernel, Sizes, remove
 from packets.case import Age, Case, Sweep, tcp, udp
 from packets.cases import CASES, MALFORMED
 from packets.cases_policy import RESETTING
-from packets.world import IMAGE, IPIP4, IPIP6, VIP4, VIP6, Switches
+from packets.world import IMAGE, IPIP4, IPIP6, POOLS, VIP4, VIP6, Switches, settings
 
 # One CPU at a time cannot race with itself, and no packet ends without a verdict; headroom
 # is the driver's: tests/datapath/test_limits.py takes it away. The sweeper has no packets, and the
@@ -164,3 +168,24 @@ def test_a_full_ring_of_resets_is_a_verdict_and_the_next_packet_asks_again(
     assert (seen.verdict, seen.action) == (Verdict.DROP_RESET, "drop")
     assert bench.forget_resets() == RING_RECORDS
     assert bench.run(asks).verdict is Verdict.RESET
+
+
+@pytest.mark.kernel
+def test_a_session_says_when_it_began() -> None:
+    """In the kernel time stands still for cases; here a tick is a jiffy."""
+    pins = libbpf.BPFFS / f"limpet-test-{os.getpid()}-began"
+    constants = settings(Switches())
+    constants["tick_shift"] = 0
+    kernel = Kernel.open(pins, Sizes(64, len(POOLS), 64))
+    try:
+        kernel.load(constants)
+        kernel.apply(diff(Image(), IMAGE))
+        before = kernel.tick()
+        kernel.test_run(bytes(tcp(VIP4[IPIP4])))
+        words = kernel._map("sessions")["entries"]["word"]
+        began = int(words.max()) >> SessionWord.SINCE_SHIFT
+        units = range(before >> SessionWord.SINCE_UNIT, (kernel.tick() >> 8) + 1)
+        assert began in [unit % (1 << SessionWord.SINCE_BITS) for unit in units]
+    finally:
+        kernel.close()
+        remove(pins)
