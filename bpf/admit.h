@@ -4,11 +4,14 @@
 
 /* A session begins, or gets another backend: its entry is found or made.
  *
- * Who makes room, best first: nobody, an expired session, one of which no flow was ever established. Among
- * equals the first way; the second bucket only if the first has none that is free.
+ * A session stays in its first bucket while three places are free there; else it goes where more are. So both fill
+ * evenly, and practically none overflows up to half of the table (docs/adr/0007-session-table.md). Who makes room,
+ * best first: nobody, an expired session, one of which no flow was ever established; among equals the first way.
  */
 
 #include "session.h"
+
+#define SEAT_NEAR_WANTED 3 /* free places in its first bucket with which a session stays there */
 
 enum seat_rank {
 	SEAT_FREE = 0,
@@ -16,38 +19,53 @@ enum seat_rank {
 	SEAT_TAKEN,
 };
 
-static __always_inline enum seat_rank seat_rank(const struct session *s, __u32 seen, __u32 tick,
-						const struct idle_limits *limits)
-{
-	__u64 word = READ_ONCE(s->word);
-	__u32 life = session_life(word);
+/* Rank by life, four bits each. */
+#define SEAT_RANKS                                                                                                \
+	(SEAT_TAKEN << 4 * SESSION_BUSY | SEAT_OPENING << 4 * SESSION_OPENING | SEAT_TAKEN << 4 * SESSION_LIVE)
 
-	if (life == SESSION_EMPTY || life == SESSION_PAST)
-		return SEAT_FREE;
-	if (life == SESSION_BUSY)
-		return SEAT_TAKEN;
-	if (session_has_expired(word, seen, tick, limits))
-		return SEAT_FREE;
-	return life == SESSION_OPENING ? SEAT_OPENING : SEAT_TAKEN;
+struct seats {
+	__u32 best; /* rank << 2 | way: the lowest is taken */
+	__u32 free; /* how many places are */
+};
+
+/* Without branches, as the choice of a victim among flows: more paths than the verifier follows. */
+static __always_inline __u32 seat_rank(__u64 word, __u32 seen, __u32 tick, const struct idle_limits *limits)
+{
+	__u32 life = session_life(word), rank = SEAT_RANKS >> 4 * life & 0xf;
+	__u32 has_expired = session_has_expired(word, seen, tick, limits) & -(life ^ SESSION_BUSY) >> 31;
+
+	opaque(has_expired);
+	return rank & (has_expired - 1);
 }
 
-/* rank << 2 | way of the best entry of a bucket. */
-static __always_inline __u32 seat_best(__u32 number, __u32 tick, const struct idle_limits *limits)
+static __always_inline void seats_look(struct seats *seats, __u32 number, __u32 tick,
+				       const struct idle_limits *limits)
 {
 	struct session_times *times = bpf_map_lookup_elem(&session_seen, &number);
 	struct session_bucket *bucket = session_bucket_at(number);
-	__u32 best = SEAT_TAKEN << 2;
 
+	seats->best = SEAT_TAKEN << 2;
+	seats->free = 0;
 	if (!times || !bucket)
-		return best;
+		return;
 #pragma unroll
 	for (__u32 i = 0; i < LIMIT_SESSION_WAYS; i++) {
-		__u32 score = seat_rank(&bucket->entries[i], READ_ONCE(times->seen[i]), tick, limits) << 2 | i;
+		__u32 rank =
+			seat_rank(READ_ONCE(bucket->entries[i].word), READ_ONCE(times->seen[i]), tick, limits);
+		__s32 difference = (rank << 2 | i) - seats->best;
+		__u32 is_lower = difference >> 31;
 
-		if (score < best)
-			best = score;
+		opaque(is_lower);
+		seats->best += difference & is_lower;
+		seats->free += (rank - 1) >> 31;
 	}
-	return best;
+}
+
+static __always_inline int seats_are_better(const struct seats *second, const struct seats *first)
+{
+	if (second->free || first->free)
+		return second->free > first->free;
+	return second->best >> 2 < first->best >> 2;
 }
 
 /* Write a new session over an entry. 0 if another CPU was faster. */
@@ -83,26 +101,26 @@ static __always_inline struct session *session_seat(const struct session_key *k,
 						    const struct idle_limits *limits, struct counters *counts)
 {
 	struct session_bucket *first = session_bucket_at(k->first), *second = session_bucket_at(k->second);
-	__u32 near, far;
+	struct seats near, far;
 
 	if (!first || !second)
 		return 0;
-	near = seat_best(k->first, tick, limits);
-	if (near >> 2 != SEAT_FREE) {
-		far = seat_best(k->second, tick, limits);
-		if (far >> 2 < near >> 2) {
+	seats_look(&near, k->first, tick, limits);
+	if (near.free < SEAT_NEAR_WANTED) {
+		seats_look(&far, k->second, tick, limits);
+		if (seats_are_better(&far, &near)) {
 			__sync_fetch_and_or(&first->entries[0].word, SESSION_FIELD(SPILLED));
 			counts->events[EVENT_SESSION_SPILLED]++;
-			counts->events[EVENT_SESSION_EVICTED] += far >> 2 == SEAT_OPENING;
-			*place = (far & FLOW_SESSION_WAY) | FLOW_SESSION_SECOND;
-			return &second->entries[far & FLOW_SESSION_WAY];
+			counts->events[EVENT_SESSION_EVICTED] += far.best >> 2 == SEAT_OPENING;
+			*place = (far.best & FLOW_SESSION_WAY) | FLOW_SESSION_SECOND;
+			return &second->entries[far.best & FLOW_SESSION_WAY];
 		}
 	}
-	if (near >> 2 >= SEAT_TAKEN)
+	if (near.best >> 2 >= SEAT_TAKEN)
 		return 0;
-	counts->events[EVENT_SESSION_EVICTED] += near >> 2 == SEAT_OPENING;
-	*place = near & FLOW_SESSION_WAY;
-	return &first->entries[near & FLOW_SESSION_WAY];
+	counts->events[EVENT_SESSION_EVICTED] += near.best >> 2 == SEAT_OPENING;
+	*place = near.best & FLOW_SESSION_WAY;
+	return &first->entries[near.best & FLOW_SESSION_WAY];
 }
 
 /* A session of this key begins. What a flow's entry says of it (enum flow_session); FLOW_ALONE: it has none. */

@@ -96,14 +96,16 @@ static __always_inline int session_is_counted(__u64 word)
 	return session_life(word) == SESSION_OPENING || session_life(word) == SESSION_LIVE;
 }
 
-/* Another CPU may have stored a tick that this one has not reached yet: that is no age. */
-static __always_inline int session_has_expired(__u64 word, __u32 seen, __u32 tick,
-					       const struct idle_limits *limits)
+/* 1 or 0, without a branch. Another CPU may have stored a tick that this one has not reached yet: that is no
+ * age. */
+static __always_inline __u32 session_has_expired(__u64 word, __u32 seen, __u32 tick,
+						 const struct idle_limits *limits)
 {
-	const __u32 row = session_life(word) == SESSION_OPENING ? LIFE_OPENING : LIFE_SESSION;
-	__s32 age = tick - seen;
+	const __u32 is_other = -(session_life(word) ^ SESSION_OPENING) >> 31;
+	const __u32 row = LIFE_OPENING + (LIFE_SESSION - LIFE_OPENING) * is_other;
+	const __s32 age = tick - seen;
 
-	return age > 0 && (__u32)age > limits->ticks[SESSION_GET(word, VIP)][row];
+	return (__u64)((__s64)limits->ticks[SESSION_GET(word, VIP)][row] - age) >> 63;
 }
 
 static __always_inline int session_matches(const struct session *s, const struct session_key *k)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from host.library import U32, U64, Library
 from limpet.core.model import Affinity
+from limpet.datapath import settings as settings_of
 from limpet.datapath.abi import Life, SessionLife, SessionWord
 from limpet.datapath.reference.rows import Vip
 from limpet.datapath.reference.sessions import Session, SessionTable, key_of
@@ -18,6 +19,7 @@ WORD = st.integers(0, (1 << 64) - 1)
 WORDS = st.tuples(WORD, WORD)
 TICK = st.integers(0, (1 << 32) - 1)
 RANGE = st.integers(0, 1 << 16)
+SESSIONS = 8_192
 LIMITS = {Life.OPENING: 10, Life.SESSION: 1_000}
 
 
@@ -72,3 +74,17 @@ def test_a_session_expires_at_the_same_tick_in_c_and_in_python(
 
 
 SESSION_LIMIT = {SessionLife.OPENING: Life.OPENING, SessionLife.LIVE: Life.SESSION}
+
+
+def test_up_to_half_of_the_table_practically_every_session_finds_a_place() -> None:
+    """8,192 sessions in as many places twice over: 0.3 of them are expected to find none."""
+    sessions = table(buckets=settings_of.session_buckets(SESSIONS))
+    vip = Vip(1, 1, Affinity.CLIENT, ((1 << 64) - 1, (1 << 64) - 1))
+    without = 0
+    for client in range(SESSIONS):
+        session, _ = sessions.begin(key_of(vip, (0, client), 0), 1, now=5)
+        if session is None:
+            without += 1
+        else:
+            sessions.opened(session)
+    assert without <= SESSIONS // 2_000

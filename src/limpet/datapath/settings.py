@@ -48,8 +48,11 @@ def buckets(flows_max: int) -> int:
 
 
 def session_buckets(sessions_max: int) -> int:
-    """Buckets of a session table: the same, with four ways."""
-    wanted = -(-sessions_max * 8 // 5 // SESSION_WAYS)
+    """Buckets of a session table: a power of two, with `sessions_max` sessions at most half full.
+
+    Up to there practically no session finds both full: docs/adr/0007-session-table.md.
+    """
+    wanted = -(-sessions_max * 2 // SESSION_WAYS)
     return max(BUCKETS_MIN, 1 << int(wanted - 1).bit_length())
 
 

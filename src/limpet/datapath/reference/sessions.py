@@ -2,8 +2,9 @@
 """The session table: affinity key -> backend, four places to a bucket, two buckets to a key.
 
 Keys are compared exactly. The second bucket is searched only if the first entry of the first says
-that somebody has spilled. Who makes room: an empty place, a session that has expired; only if both
-buckets have none, one without an established flow. A live session never does.
+that somebody has spilled. A session stays in its first bucket while three places are free there,
+else it goes where more are. Who makes room: an empty place, a session that has expired; only if
+both buckets have none, one without an established flow. A live session never does.
 
 What has expired is never followed; it stays as long as nobody needs its place, so that `reassign`
 knows who returns. Loads (live sessions by backend) are kept here, because every change of a life or
@@ -23,6 +24,7 @@ from limpet.datapath.reference.settings import Settings
 
 TICKS = 1 << 32  # ticks of `seen` wrap round
 IS_LIVE = (SessionLife.OPENING, SessionLife.LIVE)
+NEAR_WANTED = 3  # free places in its first bucket with which a session stays there
 IdleLimit = Callable[[int, Life], int]  # VIP and life -> ticks
 
 
@@ -83,6 +85,23 @@ class Bucket:
 
     places: list[Session | None] = field(default_factory=lambda: [None] * Limit.SESSION_WAYS)
     has_spilled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """What a bucket has to offer: its best way, what makes room there, how many places are free."""
+
+    way: int
+    rank: Seat
+    free: int
+
+    def is_better_than(self, first: "Seats") -> bool:
+        """As the second bucket of a key whose first is this."""
+        if first.free >= NEAR_WANTED:
+            return False
+        if self.free or first.free:
+            return self.free > first.free
+        return self.rank < first.rank
 
 
 def key_of(vip: Vip, client: Words, ports: int) -> Key:
@@ -190,15 +209,16 @@ class SessionTable:
 
     def _seat(self, key: Key, now: int) -> tuple[int, int, bool, Seat] | None:
         """The best place of both buckets: bucket, way, whether it is the second, and what it is."""
-        best = None
-        for is_second, bucket in enumerate(self.places(key)):
-            for way, session in enumerate(self._buckets[bucket].places):
-                rank = self._rank(session, now)
-                if rank < (Seat.TAKEN if best is None else best[3]):
-                    best = bucket, way, bool(is_second), rank
-            if best is not None and best[3] is Seat.FREE:
-                break
-        return best
+        places = self.places(key)
+        first, second = (self._seats(bucket, now) for bucket in places)
+        goes_on = second.is_better_than(first)
+        best = second if goes_on else first
+        return None if best.rank is Seat.TAKEN else (places[goes_on], best.way, goes_on, best.rank)
+
+    def _seats(self, bucket: int, now: int) -> Seats:
+        ranks = [self._rank(session, now) for session in self._buckets[bucket].places]
+        best = min(ranks)
+        return Seats(ranks.index(best), best, ranks.count(Seat.FREE))
 
     def _rank(self, session: Session | None, now: int) -> Seat:
         if session is None or not self.is_live(session, now):
