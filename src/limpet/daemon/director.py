@@ -10,6 +10,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -122,10 +123,12 @@ class RunningDirector:
         return self._health(self._now)
 
     def _health(self, now: Now) -> list[Json]:
+        """As the checks have it at this moment; a pass takes note of changes only."""
         changes = self._reconciler.health_changes
+        effect = replace(now.effect, health=self._reconciler.health())
         return [
             {**row, "changes": changes[(row["pool"], row["backend"])]}
-            for row in condition.health(now.effect, now.desired)
+            for row in condition.health(effect, now.desired)
         ]
 
     async def drains(self) -> list[Json]:
