@@ -26,7 +26,7 @@ from limpet.lab.sessions import HeldSessions, Server, short_connections
 from limpet.lab.topology import Topology
 
 from .conftest import SLOT_KEY, fresh_name
-from .observe import PORT, Moved, counters, director, snmp
+from .observe import DIRECTOR, PORT, Moved, counters, director, snmp
 
 CHECK_PORT = 7_003
 HEALTH: dict[str, JsonValue] = {
@@ -256,6 +256,20 @@ class Stage:
         before, moved = counters(self.lab), Moved()
         yield moved
         moved.update(counters(self.lab) - before)
+
+    @contextlib.contextmanager
+    def no_orphans(self) -> Iterator[None]:
+        """No packet of a client's flow, over the body, of which the director knew nothing.
+
+        The director's own kernel sends a RST when an answer to a health check finds no socket any
+        more; it comes back by the router, and is nobody's.
+        """
+        before = snmp(self.lab, DIRECTOR)["TcpOutRsts"]
+        with self.counting() as moved:
+            yield
+        own = snmp(self.lab, DIRECTOR)["TcpOutRsts"] - before
+        assert moved["home_existing"] + moved["session_existing"] <= own
+        assert moved["drop_unknown_backend"] == 0
 
 
 @contextlib.contextmanager
