@@ -95,7 +95,14 @@ def _standing(found: _Found, backend: str) -> str:
 
 def _chosen(found: _Found) -> tuple[str, str | None, str]:
     """Where a new session goes, by the policy for clients that are not known."""
-    policy = found.pool.policy
+    policy, reassign = found.pool.policy, found.pool.reassign
+    rung, backend, why = _by_policy(found, policy)
+    if reassign is not policy:  # whose sessions have expired is remembered, but is not listed
+        why += f" (of a client who was here before: by reassign, {reassign})"
+    return rung, backend, why
+
+
+def _by_policy(found: _Found, policy: Policy) -> tuple[str, str | None, str]:
     if policy is Policy.HASH:
         return "home_new", found.home, "a new session goes to the home of its slot"
     if policy is Policy.ROUND_ROBIN:
