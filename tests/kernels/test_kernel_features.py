@@ -25,12 +25,24 @@ pytestmark = pytest.mark.kernel
 BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 MAP_CREATE, MAP_LOOKUP, MAP_UPDATE, PROG_LOAD, OBJ_PIN, OBJ_GET = 0, 1, 2, 5, 6, 7
 PROG_TEST_RUN, LINK_CREATE, LINK_UPDATE = 10, 28, 29
-MAP_TYPE_ARRAY, PROG_TYPE_XDP, ATTACH_XDP = 2, 6, 37
-F_MMAPABLE, F_REPLACE = 1 << 10, 4
+MAP_TYPE_ARRAY, MAP_TYPE_TRIE, MAP_TYPE_RING, ATTACH_XDP = 2, 11, 27, 37
+PROG_TYPE_TC, PROG_TYPE_XDP, PROG_TYPE_SYSCALL = 3, 6, 31
+F_MMAPABLE, F_NO_PREALLOC, F_REPLACE, F_SLEEPABLE = 1 << 10, 1, 4, 1 << 4
 XDP_DROP, XDP_PASS = 1, 2
 SLOT_TABLE_BYTES = 2 * 65536
-# Helpers of newer kernels than 5.10 that a data path may use, by number.
-HELPERS = {"ktime_get_coarse_ns": 160, "timer_init": 169, "loop": 181, "xdp_get_buff_len": 188}
+# Helpers of newer kernels than 5.10 that a data path may use, and those of tc programs and rings
+# that it does, by type of program and number.
+HELPERS = {
+    "ktime_get_coarse_ns": (PROG_TYPE_XDP, 160),
+    "timer_init": (PROG_TYPE_XDP, 169),
+    "loop": (PROG_TYPE_XDP, 181),
+    "xdp_get_buff_len": (PROG_TYPE_XDP, 188),
+    "ringbuf_reserve": (PROG_TYPE_XDP, 131),
+    "jiffies64 of the sweeper": (PROG_TYPE_SYSCALL, 118),
+    "loop of the sweeper": (PROG_TYPE_SYSCALL, 181),
+    "skb_adjust_room": (PROG_TYPE_TC, 50),
+    "skb_store_bytes": (PROG_TYPE_TC, 9),
+}
 UNKNOWN_HELPER = re.compile("invalid func|unknown func")
 LOG_BYTES = 65536
 
@@ -69,36 +81,42 @@ def fetch(map_fd: int, key: int, value_bytes: int) -> bytes:
     return value_buffer.raw
 
 
-def load(instructions: bytes) -> int:
-    """An XDP program; OSError carries the verifier's words."""
+def load(instructions: bytes, kind: int = PROG_TYPE_XDP) -> int:
+    """A program; OSError carries the verifier's words."""
     code = ctypes.create_string_buffer(instructions, len(instructions))
     license_text = ctypes.create_string_buffer(b"GPL")
     log = ctypes.create_string_buffer(LOG_BYTES)
     count = len(instructions) // 8
-    fields = (PROG_TYPE_XDP, count, code, license_text, 1, LOG_BYTES, log)
+    flags = F_SLEEPABLE if kind == PROG_TYPE_SYSCALL else 0
+    fields = (kind, count, code, license_text, 1, LOG_BYTES, log, 0, flags)
     try:
-        return bpf(PROG_LOAD, *fields, layout="IIQQIIQ")[0]
+        return bpf(PROG_LOAD, *fields, layout="IIQQIIQII")[0]
     except OSError as error:
         raise OSError(error.errno, log.value.decode()) from error
 
 
-def words_about(instructions: bytes) -> str:
+def words_about(instructions: bytes, kind: int = PROG_TYPE_XDP) -> str:
     """What the verifier says when it refuses; nothing when it does not."""
     try:
-        os.close(load(instructions))
+        os.close(load(instructions, kind))
     except OSError as error:
         return str(error)
     return ""
 
 
+def step(code: int, registers: int = 0, offset: int = 0, number: int = 0) -> bytes:
+    """One instruction; `registers`: the source in the high four bits, the target in the low."""
+    return struct.pack("=BBhi", code, registers, offset, number)
+
+
 def verdict(action: int) -> bytes:
     """r0 = action; exit."""
-    return struct.pack("=BBhi", 0xB7, 0, 0, action) + struct.pack("=BBhi", 0x95, 0, 0, 0)
+    return step(0xB7, number=action) + step(0x95)
 
 
 def call(helper: int) -> bytes:
     """call helper; r0 = XDP_PASS; exit. The verifier knows the helper, or says that it does not."""
-    return struct.pack("=BBhi", 0x85, 0, 0, helper) + verdict(XDP_PASS)
+    return step(0x85, number=helper) + verdict(XDP_PASS)
 
 
 def run(program_fd: int) -> int:
@@ -166,14 +184,60 @@ def test_xdp_program_runs_on_a_packet_without_an_interface(action: int) -> None:
 
 
 @pytest.mark.parametrize("helper", HELPERS)
-def test_helper_is_known_to_xdp(helper: str) -> None:
+def test_helper_is_known_to_its_type_of_program(helper: str) -> None:
     """The call has no arguments, so most are refused, but for that, and not as unknown."""
-    assert not UNKNOWN_HELPER.search(words_about(call(HELPERS[helper])))
+    kind, number = HELPERS[helper]
+    assert not UNKNOWN_HELPER.search(words_about(call(number), kind))
 
 
 def test_unknown_helper_is_told_from_known_ones() -> None:
     """The test above can fail."""
     assert UNKNOWN_HELPER.search(words_about(call(9999)))
+
+
+def test_program_compares_and_exchanges_a_word_of_64_bits() -> None:
+    """*(u64 *)(fp - 8) = 5; r0 = 5; r1 = 7; if it is r0 still: becomes r1; r0 = what is there."""
+    stored = step(0x7A, 0x0A, -8, 5) + step(0xB7, 0x00, 0, 5) + step(0xB7, 0x01, 0, 7)
+    exchanged = stored + step(0xDB, 0x1A, -8, 0xF1) + step(0x79, 0xA0, -8) + step(0x95)
+    assert run(load(exchanged)) == 7
+
+
+def test_syscall_program_answers_in_the_memory_that_it_was_given() -> None:
+    """*(u32 *)(ctx + 4) = 9; the sweeper is asked, and answers, in the same way."""
+    program = load(step(0x62, 0x01, 4, 9) + verdict(0), PROG_TYPE_SYSCALL)
+    asked = ctypes.create_string_buffer(struct.pack("=II", 1, 2), 8)
+    fields = (program, 0, 0, 0, 0, 0, 0, 0, 8, 0, asked, 0)
+    bpf(PROG_TEST_RUN, *fields, layout="IIIIQQIIIIQQ")
+    assert struct.unpack("=II", asked.raw) == (1, 9)
+
+
+def test_trie_of_prefixes_answers_for_an_address_below_one() -> None:
+    trie = bpf(MAP_CREATE, MAP_TYPE_TRIE, 20, 1, 16, F_NO_PREALLOC, layout="5I")[0]
+    key = ctypes.create_string_buffer(
+        struct.pack("=I", 104) + bytes(10) + b"\xff\xff\x0a" + bytes(3)
+    )
+    value = ctypes.create_string_buffer(b"\1", 1)
+    bpf(MAP_UPDATE, trie, key, value, 0, layout="I4xQQQ")
+    for address, is_below in ((b"\x0a\1\2\3", True), (b"\x0b\1\2\3", False)):
+        asked = struct.pack("=I", 128) + bytes(10) + b"\xff\xff" + address
+        found = ctypes.create_string_buffer(1)
+        try:
+            fields = (trie, ctypes.create_string_buffer(asked, 20), found, 0)
+            bpf(MAP_LOOKUP, *fields, layout="I4xQQQ")
+        except FileNotFoundError:
+            assert not is_below
+        else:
+            assert is_below
+
+
+def test_ring_is_mapped_into_memory() -> None:
+    """Where the consumer stands can be written, what was produced can only be read."""
+    page = mmap.PAGESIZE
+    ring = bpf(MAP_CREATE, MAP_TYPE_RING, 0, 0, page, 0, layout="5I")[0]
+    with mmap.mmap(ring, page) as consumer:
+        consumer[:8] = bytes(8)
+    with mmap.mmap(ring, 3 * page, prot=mmap.PROT_READ, offset=page) as produced:
+        assert produced[:8] == bytes(8)
 
 
 def test_link_swaps_its_program_only_for_the_one_expected(veth: int) -> None:
