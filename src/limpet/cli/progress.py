@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from limpet.api.interface import Json
 
-PERIOD_S = 0.5
+PERIOD_S = 0.25  # with that of the daemon's scans, in time for a promise of two seconds
 PLAIN_S = 5.0
 STATUSES = {"drained": 0, "taken-back": 8, "kept": 9}
 GONE = (Unreachable, OSError, http.client.HTTPException, json.JSONDecodeError)
