@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents say what is so: links lead somewhere, commands and keys exist, limits are real.
+"""Documents say what is so: links lead somewhere, commands and keys exist.
 
 And the other way round: what a user can type, configure or see counted is written down.
+Not here: limits (tests/test_limits.py).
 """
 
 import re
@@ -20,9 +21,9 @@ from typer.testing import CliRunner
 
 from limpet.agent import config as agent_config
 from limpet.cli.main import app
-from limpet.core import config, document, model, slots, values
-from limpet.daemon.checks import checker, http
-from limpet.datapath import abi, settings
+from limpet.core import config, document
+from limpet.core.table import Table
+from limpet.datapath import abi
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -267,8 +268,8 @@ def tables(table: type[BaseModel] = document.Document) -> Iterator[type[BaseMode
         each
         for each in vars(document).values()
         if isinstance(each, type)
-        and issubclass(each, document.Table)
-        and each is not document.Table
+        and issubclass(each, Table)
+        and each is not Table
     ]
     assert table in found
     yield from found
@@ -306,7 +307,7 @@ def test_configuration_in_a_document_is_valid(place: str, text: str) -> None:
         agent_config.parse(text, place)
 
 
-# --- Counters and limits ---------------------------------------------------------------------
+# --- Counters --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", sorted(abi.MEANINGS))
@@ -319,51 +320,6 @@ def test_every_counter_is_documented_with_its_level(kind: str) -> None:
         if not any(f"`{name.lower()}`" in row and level in row for row in rows)
     ]
     assert not missing
-
-
-def limits() -> dict[str, int]:
-    """Every limit with a name, as docs/limits.md must have it."""
-    found = {f"LIMIT_{name}": int(limit) for name, limit in abi.Limit.__members__.items()}
-    found |= {
-        "WEIGHT_MAX": model.WEIGHT_MAX,
-        "FLOWS_MIN": document.FLOWS_MIN,
-        "FLOWS_MAX": document.FLOWS_MAX,
-        "RATE_MAX_PER_S": document.RATE_MAX_PER_S,
-        "TIMEOUT_MAX_S": values.TIMEOUT_MAX_S,
-        "INTERFACE_BYTES_MAX": values.INTERFACE_BYTES_MAX,
-        "HISTORY_DEPTH": slots.HISTORY_DEPTH,
-        "FRAGMENT_S": settings.FRAGMENT_S,
-        "MTU_MIN": agent_config.MTU_MIN,
-        "MTU_MIN6": agent_config.MTU_MIN6,
-        "CONNECTIONS_MAX": checker.CONNECTIONS_MAX,
-        "COMMANDS_MAX": checker.COMMANDS_MAX,
-        "BODY_MAX": http.BODY_MAX,
-    }
-    for name in ("QUOTE_MAX4", "QUOTE_MAX6", "OUTER_HOP_LIMIT"):
-        text = (ROOT / "bpf" / "answer.h").read_text() + (ROOT / "bpf" / "encap.h").read_text()
-        match = re.search(rf"#define {name}\s+(\d+)", text)
-        assert match, name
-        found[name] = int(match[1])
-    return found
-
-
-@pytest.mark.parametrize(("name", "value"), limits().items(), ids=str)
-def test_limit_in_the_document_is_the_limit_in_the_code(name: str, value: int) -> None:
-    """In one row of a table of docs/limits.md: the name, then the number written with commas."""
-    text = (DOCS / "limits.md").read_text()
-    rows = re.findall(rf"^\|[^|]*\| `{name}` \| ([\d,]+) \| \S", text, re.M)
-    assert rows == [f"{value:,}"]
-
-
-def test_model_and_data_plane_have_the_same_limits() -> None:
-    assert model.SLOTS == abi.Limit.SLOTS
-    assert model.BACKENDS_MAX == abi.Limit.BACKENDS
-    assert model.VIPS_MAX == abi.Limit.VIPS
-    assert model.POOLS_MAX == abi.Limit.POOLS
-    assert model.PROXIES_MAX == abi.Limit.PROXIES
-    assert agent_config.SOURCES_MAX == abi.Limit.AGENT_SOURCES
-    assert agent_config.VIPS_MAX == abi.Limit.AGENT_VIPS
-    assert model.VIPS_MAX <= abi.Limit.VIP_ADDRESSES // 2
 
 
 # --- Form ------------------------------------------------------------------------------------
