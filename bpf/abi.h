@@ -345,8 +345,8 @@ enum session_word {
 struct session {
 	__u64 client[2]; /* host order words of the address under the VIP's mask */
 	__u64 word;      /* see enum session_word; published by compare-and-exchange */
-	__u32 reserved;
-	__u32 flows; /* open flows: established, not closing; of a mega-proxy also those of its ranges */
+	__u32 guard;     /* on the first entry of a bucket: 1 while a session that prefers it begins */
+	__u32 flows;     /* open flows: established, not closing; of a mega-proxy also those of its ranges */
 };
 
 struct session_bucket {

@@ -68,19 +68,47 @@ static __always_inline int seats_are_better(const struct seats *second, const st
 	return second->best >> 2 < first->best >> 2;
 }
 
-/* Write a new session over an entry. 0 if another CPU was faster. */
+/* What comes of an attempt to begin or move a session: bits of enum flow_session, these, and the backend that the
+ * session has then. Another CPU may have been faster, with another backend. */
+enum admission {
+	ADMISSION_BEGUN = 1 << 8, /* it began here */
+	ADMISSION_LOST = 1 << 9,  /* another CPU was in the way: worth another try */
+	ADMISSION_BACKEND_SHIFT = 16,
+};
+
+#define ADMISSION(bits, backend) ((int)((bits) | (backend) << ADMISSION_BACKEND_SHIFT))
+#define GUARD_TRIES              64 /* much longer than a beginning takes, unless the other CPU stands still */
+
+/* Of sessions that prefer a bucket, one begins at a time: two CPUs that see the first packets of a client at once
+ * must not make two sessions of it. */
+static __always_inline int guard_take(struct session_bucket *first)
+{
+	for (int i = 0; i < GUARD_TRIES; i++)
+		if (!__sync_val_compare_and_swap(&first->entries[0].guard, 0, 1))
+			return 1;
+	return 0;
+}
+
+static __always_inline void guard_leave(struct session_bucket *first)
+{
+	__sync_lock_test_and_set(&first->entries[0].guard, 0);
+}
+
+/* Write a new session over an entry of no higher rank than this. 0 if another CPU was faster. Loads go up before
+ * others can see the session, who may let them go down again. */
 static __always_inline int session_write(struct session *s, __u32 *seen, const struct session_key *k,
-					 __u32 backend, __u32 tick)
+					 __u32 backend, __u32 tick, __u32 rank, const struct idle_limits *limits)
 {
 	__u64 old = READ_ONCE(s->word), fresh;
 	const int is_same =
 		(old & SESSION_MATCH) == k->match && s->client[1] == k->client[1] && s->client[0] == k->client[0];
 
-	if (session_life(old) == SESSION_BUSY)
+	if (seat_rank(old, READ_ONCE(*seen), tick, limits) > rank)
 		return 0;
 	if (__sync_val_compare_and_swap(&s->word, old,
 					(old & SESSION_FIELD(SPILLED)) | SESSION_PLACE(SESSION_BUSY)) != old)
 		return 0;
+	load_add(backend, 1);
 	if (session_is_counted(old))
 		load_add(old & SESSION_FIELD(BACKEND), -1);
 	/* Flows of the same session that nobody has seen to end yet will be taken off. */
@@ -93,12 +121,12 @@ static __always_inline int session_write(struct session *s, __u32 *seen, const s
 		(__u64)(tick >> SESSION_SINCE_UNIT) << SESSION_SINCE_SHIFT;
 	/* Not a store: a mark that was set meanwhile must stay. */
 	__sync_fetch_and_add(&s->word, fresh);
-	load_add(backend, 1);
 	return 1;
 }
 
-static __always_inline struct session *session_seat(const struct session_key *k, __u32 *place, __u32 tick,
-						    const struct idle_limits *limits, struct counters *counts)
+static __always_inline struct session *session_seat(const struct session_key *k, __u32 *place, __u32 *rank,
+						    __u32 tick, const struct idle_limits *limits,
+						    struct counters *counts)
 {
 	struct session_bucket *first = session_bucket_at(k->first), *second = session_bucket_at(k->second);
 	struct seats near, far;
@@ -112,6 +140,7 @@ static __always_inline struct session *session_seat(const struct session_key *k,
 			__sync_fetch_and_or(&first->entries[0].word, SESSION_FIELD(SPILLED));
 			counts->events[EVENT_SESSION_SPILLED]++;
 			counts->events[EVENT_SESSION_EVICTED] += far.best >> 2 == SEAT_OPENING;
+			*rank = far.best >> 2;
 			*place = (far.best & FLOW_SESSION_WAY) | FLOW_SESSION_SECOND;
 			return &second->entries[far.best & FLOW_SESSION_WAY];
 		}
@@ -119,68 +148,90 @@ static __always_inline struct session *session_seat(const struct session_key *k,
 	if (near.best >> 2 >= SEAT_TAKEN)
 		return 0;
 	counts->events[EVENT_SESSION_EVICTED] += near.best >> 2 == SEAT_OPENING;
+	*rank = near.best >> 2;
 	*place = near.best & FLOW_SESSION_WAY;
 	return &first->entries[near.best & FLOW_SESSION_WAY];
 }
 
-/* A session of this key begins. What a flow's entry says of it (enum flow_session); FLOW_ALONE: it has none. */
-__noinline int session_begin(const struct session_key *k, __u32 backend)
+static __always_inline int session_begin_guarded(const struct session_key *k, __u32 backend)
 {
 	const struct idle_limits *limits = idle_limits_get();
-	__u32 tick = tick_now(), place = 0, zero = 0;
+	__u32 tick = tick_now(), place = 0, zero = 0, rank = SEAT_FREE;
 	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
 	struct session *s;
 	__u32 *seen;
+	__u64 word;
 
-	if (!k || !limits || !counts)
-		return FLOW_ALONE;
+	if (!limits || !counts)
+		return ADMISSION(FLOW_ALONE, backend);
 	s = session_find(k, &place);
 	seen = session_seen_at(k, place);
-	if (s && seen && session_is_counted(READ_ONCE(s->word)) &&
-	    !session_has_expired(READ_ONCE(s->word), READ_ONCE(*seen), tick, limits)) {
-		/* Another CPU has begun it just now. */
+	word = s ? READ_ONCE(s->word) : 0;
+	if (seen && session_is_counted(word) && !session_has_expired(word, READ_ONCE(*seen), tick, limits)) {
 		counts->events[EVENT_RACE_LOST]++;
-		return (s->word & SESSION_FIELD(BACKEND)) == backend ? (int)(FLOW_IN_SESSION | place) : FLOW_ALONE;
+		return ADMISSION(FLOW_IN_SESSION | place, (__u32)(word & SESSION_FIELD(BACKEND)));
 	}
 	if (!s)
-		s = session_seat(k, &place, tick, limits, counts);
+		s = session_seat(k, &place, &rank, tick, limits, counts);
 	seen = session_seen_at(k, place);
 	if (!s || !seen) {
 		counts->events[EVENT_SESSION_FULL]++;
-		return FLOW_ALONE;
+		return ADMISSION(FLOW_ALONE, backend);
 	}
-	if (!session_write(s, seen, k, backend, tick)) {
+	if (!session_write(s, seen, k, backend, tick, rank, limits)) {
 		counts->events[EVENT_RACE_LOST]++;
-		return FLOW_ALONE;
+		return ADMISSION(FLOW_ALONE | ADMISSION_LOST, backend);
 	}
 	counts->events[EVENT_SESSION_CREATED]++;
-	return FLOW_IN_SESSION | place;
+	return ADMISSION(FLOW_IN_SESSION | place | ADMISSION_BEGUN, backend);
 }
 
-/* A live session gets another backend. As above. */
-__noinline int session_move(const struct session_key *k, __u32 backend)
+/* A session of this key begins at a backend, unless it has begun. ADMISSION; FLOW_ALONE: it has no entry. */
+__noinline int session_begin(const struct session_key *k, __u32 backend)
 {
-	__u32 place = 0, zero = 0;
+	struct session_bucket *first;
+	int found;
+
+	backend &= LIMIT_BACKENDS - 1;
+	if (!k)
+		return FLOW_ALONE;
+	first = session_bucket_at(k->first);
+	if (!first || !guard_take(first))
+		return ADMISSION(FLOW_ALONE | ADMISSION_LOST, backend);
+	found = session_begin_guarded(k, backend);
+	guard_leave(first);
+	return found;
+}
+
+/* A live session leaves a backend for another, unless it has left. As above. */
+__noinline int session_move(const struct session_key *k, __u32 from, __u32 to)
+{
+	__u32 place = 0, zero = 0, now;
 	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
 	struct session *s;
 	__u64 word;
 
+	from &= LIMIT_BACKENDS - 1;
+	to &= LIMIT_BACKENDS - 1;
 	if (!k || !counts)
-		return FLOW_ALONE;
+		return ADMISSION(FLOW_ALONE, to);
 	s = session_find(k, &place);
-	if (!s)
-		return FLOW_ALONE;
-	word = READ_ONCE(s->word);
-	backend &= LIMIT_BACKENDS - 1;
-	if (!session_is_counted(word) ||
-	    __sync_val_compare_and_swap(&s->word, word, (word & ~SESSION_FIELD(BACKEND)) | backend) != word) {
+	word = s ? READ_ONCE(s->word) : 0;
+	now = word & SESSION_FIELD(BACKEND);
+	if (!s || !session_is_counted(word) || now != from) {
 		counts->events[EVENT_RACE_LOST]++;
-		return FLOW_ALONE;
+		return session_is_counted(word) ? ADMISSION(FLOW_IN_SESSION | place, now)
+						: ADMISSION(FLOW_ALONE, to);
 	}
-	load_add(word & SESSION_FIELD(BACKEND), -1);
-	load_add(backend, 1);
+	load_add(to, 1);
+	if (__sync_val_compare_and_swap(&s->word, word, (word & ~SESSION_FIELD(BACKEND)) | to) != word) {
+		load_add(to, -1);
+		counts->events[EVENT_RACE_LOST]++;
+		return ADMISSION(FLOW_ALONE | ADMISSION_LOST, to);
+	}
+	load_add(from, -1);
 	counts->events[EVENT_SESSION_MOVED]++;
-	return FLOW_IN_SESSION | place;
+	return ADMISSION(FLOW_IN_SESSION | place, to);
 }
 
 #endif

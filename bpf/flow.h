@@ -21,6 +21,7 @@
 #define FLOW_FIELD(name)     (((1ULL << FLOW_##name##_BITS) - 1) << FLOW_##name##_SHIFT)
 #define FLOW_GET(word, name) (((word) & FLOW_FIELD(name)) >> FLOW_##name##_SHIFT)
 #define FLOW_MATCH           (FLOW_FIELD(VIP) | FLOW_FIELD(CHECK))
+#define FLOW_SESSION_MASK    ((1U << FLOW_SESSION_BITS) - 1)
 #define FLOW_SEEN_MASK       ((1ULL << FLOW_SEEN_BITS) - 1)
 #define FLOW_HALF            (LIMIT_FLOW_WAYS / 2)
 #define FLOW_NEAR_WANTED     2 /* free entries in its half with which a flow stays there, without a further look */

@@ -150,24 +150,41 @@ static __always_inline enum verdict select_policy(struct work *w, const struct v
 	return backend_at(w->choice.id) ? VERDICT_CONTINUE : VERDICT_DROP_UNKNOWN_BACKEND;
 }
 
-/* The session that the flow is recorded with: begun, moved or followed. */
+/* Begin, or move, w->key at the chosen backend. ADMISSION. */
+static __always_inline __u32 session_admit(struct work *w)
+{
+	const __u32 id = w->choice.id, from = w->seat.backend, is_live = w->seat.state == SEAT_LIVE;
+	__u32 found = is_live ? session_move(&w->key, from, id) : session_begin(&w->key, id);
+
+	if (found & ADMISSION_LOST)
+		found = is_live ? session_move(&w->key, from, id) : session_begin(&w->key, id);
+	w->choice.began = (found & ADMISSION_BEGUN) != 0;
+	return found;
+}
+
+/* The session that the flow is recorded with: begun, moved or followed. A flow whose client's session was begun or
+ * moved by another CPU meanwhile goes with it, unless it is known where the flow was. */
 static __always_inline __u32 select_session(struct work *w, const struct vip *vip, const struct packet *p,
 					    int is_followed)
 {
-	__u32 session;
+	__u32 found, backend;
 
 	if (vip->affinity == AFFINITY_FLOW)
 		return FLOW_IS_SESSION;
 	if (is_followed)
 		return w->seat.session;
 	session_name(&w->key, vip, w->choice.vip, p->client, w->seat.range);
-	if (w->seat.state == SEAT_LIVE) {
-		session = session_move(&w->key, w->choice.id);
-	} else {
-		session = session_begin(&w->key, w->choice.id);
-		w->choice.began = session != FLOW_ALONE;
+	found = session_admit(w);
+	backend = found >> ADMISSION_BACKEND_SHIFT;
+	if (!(found & FLOW_IN_SESSION))
+		return FLOW_ALONE;
+	if (backend != w->choice.id) {
+		if (w->choice.rung == RUNG_LATE)
+			return FLOW_ALONE;
+		w->choice.id = backend;
+		w->choice.rung = packet_is_new(p) ? RUNG_SESSION_NEW : RUNG_SESSION_EXISTING;
 	}
-	return session == FLOW_ALONE ? session : session | w->seat.split;
+	return (found & FLOW_SESSION_MASK) | w->seat.split;
 }
 
 /* The ladder below the connection table. */
@@ -225,13 +242,17 @@ __noinline int select_record(struct work *w, const struct packet *p)
 	if (!w || !p || !limits || !counts)
 		return 0;
 	state.backend = w->choice.id & (LIMIT_BACKENDS - 1);
-	state.session = w->choice.session & ((1 << FLOW_SESSION_BITS) - 1);
+	state.session = w->choice.session & FLOW_SESSION_MASK;
 	entry = flow_find(&w->flow);
+	/* Before others can see the flow, who may see its end. */
+	if (state.session == FLOW_IS_SESSION)
+		load_add(state.backend, 1);
 	w->choice.created = entry ? flow_renew(entry, &w->flow, p, &state, limits, counts)
 				  : flow_create(&w->flow, p, &state, limits, counts, &w->ended);
-	if (state.session == FLOW_IS_SESSION && w->choice.created) {
-		load_add(state.backend, 1);
-		w->choice.began = 1;
+	if (state.session == FLOW_IS_SESSION) {
+		w->choice.began = w->choice.created;
+		if (!w->choice.created)
+			load_add(state.backend, -1);
 	}
 	return 0;
 }
@@ -240,7 +261,7 @@ __noinline int select_record(struct work *w, const struct packet *p)
  * backend; a new one, if the client has none; or none. */
 static __always_inline __u32 revive_session(struct work *w, const struct vip *vip, const struct packet *p)
 {
-	__u32 session;
+	__u32 found;
 
 	if (vip->affinity == AFFINITY_FLOW)
 		return FLOW_IS_SESSION;
@@ -249,9 +270,10 @@ static __always_inline __u32 revive_session(struct work *w, const struct vip *vi
 	if (w->seat.state == SEAT_LIVE)
 		return w->seat.backend == w->choice.id ? w->seat.session : FLOW_ALONE;
 	session_name(&w->key, vip, w->choice.vip, p->client, w->seat.range);
-	session = session_begin(&w->key, w->choice.id);
-	w->choice.began = session != FLOW_ALONE;
-	return session == FLOW_ALONE ? session : session | w->seat.split;
+	found = session_admit(w);
+	if (!(found & FLOW_IN_SESSION) || found >> ADMISSION_BACKEND_SHIFT != w->choice.id)
+		return FLOW_ALONE;
+	return (found & FLOW_SESSION_MASK) | w->seat.split;
 }
 
 /* An expired flow sends again: it is open as before, and its session with it. */

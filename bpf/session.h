@@ -22,6 +22,7 @@
 #define SESSION_GET(word, name) (((word) & SESSION_FIELD(name)) >> SESSION_##name##_SHIFT)
 #define SESSION_MATCH           (SESSION_FIELD(VIP) | SESSION_FIELD(RANGE))
 #define SESSION_PLACE(word)     ((__u64)(word) << SESSION_LIFE_SHIFT)
+#define SESSION_TRIES           4
 #define SESSION_NOWHERE         0xffffffffU
 
 _Static_assert(sizeof(struct session_bucket) == 128, "two cache lines");
@@ -173,12 +174,20 @@ static __always_inline void load_add(__u32 backend, __s32 change)
 /* One open flow more or less. */
 static __always_inline void session_count_flow(struct session *s, __s32 change)
 {
-	__u64 word = READ_ONCE(s->word);
+	__u64 word, after;
 
 	if (change > 0 || READ_ONCE(s->flows))
 		__sync_fetch_and_add(&s->flows, change);
-	if (change > 0 && session_life(word) == SESSION_OPENING)
-		__sync_val_compare_and_swap(&s->word, word, word + SESSION_PLACE(SESSION_LIVE - SESSION_OPENING));
+	if (change < 0)
+		return;
+	/* Again if another CPU set a mark or moved it just then: a session with an open flow must not make room. */
+	for (int i = 0; i < SESSION_TRIES; i++) {
+		word = READ_ONCE(s->word);
+		after = word + SESSION_PLACE(SESSION_LIVE - SESSION_OPENING);
+		if (session_life(word) != SESSION_OPENING ||
+		    __sync_val_compare_and_swap(&s->word, word, after) == word)
+			return;
+	}
 }
 
 /* What a flow's life does to the sessions that it belongs to. */

@@ -56,8 +56,9 @@ static long sweep_flow_bucket(__u32 i, struct progress *at)
 	return 0;
 }
 
-static __always_inline void sweep_session(struct session *s, __u32 seen, struct progress *at)
+static __always_inline void sweep_session(struct session *s, const __u32 *last, struct progress *at)
 {
+	const __u32 seen = READ_ONCE(*last);
 	const __u64 word = READ_ONCE(s->word);
 	const __u32 life = session_life(word);
 	__u64 after = word & SESSION_FIELD(SPILLED);
@@ -76,6 +77,9 @@ static __always_inline void sweep_session(struct session *s, __u32 seen, struct 
 		after = word + SESSION_PLACE(SESSION_PAST - SESSION_LIVE);
 	if (__sync_val_compare_and_swap(&s->word, word, after) != word)
 		return;
+	/* A packet came just now, which its word does not show: the session lives on, unless its place is taken. */
+	if (READ_ONCE(*last) != seen && __sync_val_compare_and_swap(&s->word, after, word) == after)
+		return;
 	load_add(word & SESSION_FIELD(BACKEND), -1);
 	at->sweep.expired++;
 	at->counts->events[EVENT_SESSION_EXPIRED]++;
@@ -91,7 +95,7 @@ static long sweep_session_bucket(__u32 i, struct progress *at)
 		return 1;
 #pragma unroll
 	for (__u32 way = 0; way < LIMIT_SESSION_WAYS; way++)
-		sweep_session(&bucket->entries[way], READ_ONCE(times->seen[way]), at);
+		sweep_session(&bucket->entries[way], &times->seen[way], at);
 	return 0;
 }
 

@@ -384,7 +384,7 @@ SESSION = np.dtype(
     [
         ("client", "<u8", (2,)),
         ("word", "<u8"),
-        ("reserved", "<u4"),
+        ("guard", "<u4"),
         ("flows", "<u4"),
     ],
     align=True,
