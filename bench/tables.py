@@ -19,13 +19,14 @@ from rich.table import Table
 
 from bench.loads import K, M, client4, tcp4
 from bench.pulse import Load, Pulse, compiled
-from limpet.core.model import Director
+from limpet.core.model import Director, Protocol, Timeouts
 from limpet.datapath import clock, libbpf, settings
-from limpet.datapath.abi import FLOW_BUCKET
+from limpet.datapath.abi import FLOW_BUCKET, IDLE_LIMITS
 
 ROUNDS = 200_000
 IDLE = 30_000
 FLOOD = 1_000_000
+VIP = 1  # of table_own
 PROGRAMS = ("table_own", "table_lru")
 
 
@@ -44,6 +45,9 @@ class Tables:
         self.object.load()
         memory = libbpf.map_memory(self.object.map_fd("flows"))
         self._flows = np.frombuffer(memory, FLOW_BUCKET, count=buckets)
+        memory = libbpf.map_memory(self.object.map_fd("idle_limits"))
+        limits = np.frombuffer(memory, IDLE_LIMITS, count=1)["ticks"][0]
+        limits[VIP] = settings.encode_limits(Timeouts(), Protocol.TCP, clock.hz())
 
     def program(self, name: str) -> int:
         return self.object.program_fd(name)

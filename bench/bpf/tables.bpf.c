@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 
-/* Two connection tables under the same traffic: ours (bpf/flow.h) and the kernel's LRU hash.
+/* Two connection tables under the same traffic: ours (bpf/flow.h, bpf/room.h) and the kernel's LRU hash.
  *
  * Both programs read an IPv4/TCP header at fixed offsets, look the flow up, create it if it is missing, and keep
  * the time of its last packet. Neither does anything else, so the difference between them is the table.
  */
 
-#include "../../bpf/flow.h"
 #include "../../bpf/parse.h"
+#include "../../bpf/room.h"
 
 struct lru_key {
 	__be32 client;
@@ -59,20 +59,30 @@ static __always_inline enum verdict read(struct xdp_md *ctx, struct packet *p)
 SEC("xdp.frags")
 int table_own(struct xdp_md *ctx)
 {
+	struct flow_state state = {.backend = 7, .life = LIFE_OPENING, .session = FLOW_ALONE};
+	const struct idle_limits *limits = idle_limits_get();
+	__u32 zero = 0;
+	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
+	struct membership ended;
 	struct packet p = {};
 	struct flow_entry *entry;
 	struct flow flow;
+	__u64 word;
 
-	if (read(ctx, &p))
+	if (read(ctx, &p) || !limits || !counts)
 		return XDP_ABORTED;
 	flow_name(&flow, &p);
 	flow_name_vip(&flow, 1);
 	entry = flow_find(&flow);
-	if (entry && flow_use(entry, &flow, &p)) {
-		outcome(0);
-		return XDP_TX;
+	if (entry) {
+		word = READ_ONCE(entry->word);
+		if (flow_is_usable(word, &flow, &p, limits)) {
+			flow_touch(entry, word, &flow, &p, limits);
+			outcome(0);
+			return XDP_TX;
+		}
 	}
-	if (flow_create(&flow, &p, (__u64)LIFE_OPENING << 32 | 7))
+	if (flow_create(&flow, &p, &state, limits, counts, &ended))
 		outcome(1);
 	return XDP_TX;
 }
