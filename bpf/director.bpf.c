@@ -11,6 +11,7 @@
 #include "bpf.h"
 #include "cursor.h"
 #include "encap.h"
+#include "fragment.h"
 #include "maps.h"
 #include "parse.h"
 #include "reset.h"
