@@ -180,7 +180,7 @@ static __always_inline void session_count_flow(struct session *s, __s32 change)
 		__sync_fetch_and_add(&s->flows, change);
 	if (change < 0)
 		return;
-	/* Again if another CPU set a mark or moved it just then: a session with an open flow must not make room. */
+	/* Again if another CPU marked or moved it just then: a session with an open flow must not make room. */
 	for (int i = 0; i < SESSION_TRIES; i++) {
 		word = READ_ONCE(s->word);
 		after = word + SESSION_PLACE(SESSION_LIVE - SESSION_OPENING);
