@@ -214,13 +214,13 @@ class Run:
 
     def _measured(self, pool: Pool) -> None:
         """Wait until the director has found out who is well."""
-        wanted = {name: name not in pool.sick for name in pool.pooled}
+        well, stage = set(pool.pooled) - pool.sick, self.stage
 
         def is_known() -> bool:
-            found = self.stage.health()
-            return all(found.get(name) is is_well for name, is_well in wanted.items())
+            sick = set(pool.pooled) & pool.sick
+            return all(stage.is_up(name) for name in well) and all(map(stage.is_down, sick))
 
-        self.stage.until(is_known, see=lambda: (wanted, self.stage.api.get("/v1/health")))
+        stage.until(is_known, see=lambda: (well, stage.api.get("/v1/health")))
 
     def judge(self) -> None:
         """The client's view, then that of the servers."""

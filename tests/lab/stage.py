@@ -32,8 +32,8 @@ CHECK_PORT = 7_003
 HEALTH: dict[str, JsonValue] = {
     "kind": "http",
     "port": CHECK_PORT,
-    "interval_s": 0.5,
-    "timeout_s": 0.4,
+    "interval_s": 0.8,
+    "timeout_s": 0.8,  # on a busy machine; a backend that falls three times is damped
     "rise": 1,
     "fall": 2,
 }
@@ -117,8 +117,12 @@ class Stage:
         return {row["backend"]: row["is_up"] for row in self.api.get("/v1/health")}
 
     def is_up(self, name: str) -> bool:
-        """False also as long as nothing was found."""
-        return self.health().get(name, False)
+        """A check has said so, and it is in effect. False also as long as nothing was found."""
+        return self.health().get(name, False) and self.backend(name)["health"] != "down"
+
+    def is_down(self, name: str) -> bool:
+        """In effect: a check that failed a moment ago may not be."""
+        return bool(self.backend(name)["health"] == "down")
 
     def resets(self) -> dict[str, int]:
         """RSTs that each backend has sent."""
@@ -160,7 +164,7 @@ class Stage:
         for name in backends:
             self.servers[name].sicken()
         try:
-            self.until(lambda: not any(self.is_up(name) for name in backends))
+            self.until(lambda: all(self.is_down(name) for name in backends))
             yield
         finally:
             for name in backends:
