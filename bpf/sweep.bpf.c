@@ -77,7 +77,7 @@ static __always_inline void sweep_session(struct session *s, const __u32 *last, 
 		after = word + SESSION_PLACE(SESSION_PAST - SESSION_LIVE);
 	if (__sync_val_compare_and_swap(&s->word, word, after) != word)
 		return;
-	/* A packet came just now, which the word does not show: the session lives on, if its place is not taken. */
+	/* A packet came just now, which its word does not show: the session lives on, if nobody took its place. */
 	if (READ_ONCE(*last) != seen && __sync_val_compare_and_swap(&s->word, after, word) == after)
 		return;
 	load_add(word & SESSION_FIELD(BACKEND), -1);
