@@ -3,7 +3,7 @@
 
 PYTHON := .venv/bin/python
 LIMPET := .venv/bin/limpet
-KERNEL_TESTS ?= -m kernel tests/kernels tests/datapath/test_packets.py tests/agent/test_decapsulation.py tests/agent/test_clamp.py
+KERNEL_TESTS ?= -m kernel tests/kernels tests/datapath/test_packets.py tests/datapath/test_outbound.py tests/agent/test_decapsulation.py tests/agent/test_clamp.py
 TESTS ?= tests
 ROUNDS ?= 15
 

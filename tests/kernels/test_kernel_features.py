@@ -204,8 +204,8 @@ def test_program_compares_and_exchanges_a_word_of_64_bits() -> None:
 
 
 def test_syscall_program_answers_in_the_memory_that_it_was_given() -> None:
-    """*(u32 *)(ctx + 4) = 9; the sweeper is asked, and answers, in the same way."""
-    program = load(step(0x62, 0x01, 4, 9) + verdict(0), PROG_TYPE_SYSCALL)
+    """r2 = 9; *(u32 *)(ctx + 4) = r2; the sweeper is asked, and answers, in the same way."""
+    program = load(step(0xB7, 0x02, 0, 9) + step(0x63, 0x21, 4) + verdict(0), PROG_TYPE_SYSCALL)
     asked = ctypes.create_string_buffer(struct.pack("=II", 1, 2), 8)
     fields = (program, 0, 0, 0, 0, 0, 0, 0, 8, 0, asked, 0)
     bpf(PROG_TEST_RUN, *fields, layout="IIIIQQIIIIQQ")
