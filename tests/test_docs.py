@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import typer
@@ -29,6 +30,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 FOLDERS = ("docs", "bench", "bpf", "tests", "src", "tools", "packaging")
 ADR_LINES_MAX, ARCHITECTURE_LINES_MAX = 80, 300
+PICTURE_BYTES_MAX = 12_000
+PICTURE_COLOURS = {"#ffffff", "#1f2328", "#0757b5", "#a63d00"}  # paper, and three more
+SVG = "{http://www.w3.org/2000/svg}"
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 INDENTED = re.compile(r"(?:^(?: {4}|\t).*\n)+", re.M)
@@ -267,9 +271,7 @@ def tables(table: type[BaseModel] = document.Document) -> Iterator[type[BaseMode
     found = [
         each
         for each in vars(document).values()
-        if isinstance(each, type)
-        and issubclass(each, Table)
-        and each is not Table
+        if isinstance(each, type) and issubclass(each, Table) and each is not Table
     ]
     assert table in found
     yield from found
@@ -341,3 +343,34 @@ def test_architecture_is_a_map_not_a_book() -> None:
 def test_every_document_begins_with_a_title() -> None:
     begin = re.compile(r"(<!-- SPDX[^\n]*-->\n+)?# \S")
     assert not [name_of(path) for path in documents() if not begin.match(path.read_text())]
+
+
+# --- Pictures --------------------------------------------------------------------------------
+
+
+def pictures() -> list[Path]:
+    found = sorted((DOCS / "pictures").iterdir())
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("path", pictures(), ids=name_of)
+def test_picture_is_small_alone_and_says_what_it_shows(path: Path) -> None:
+    """It loads nothing, has a title and a description, and some document shows it."""
+    text = path.read_text()
+    root = ElementTree.fromstring(text)
+    assert root.tag == f"{SVG}svg"
+    for name in ("title", "desc"):
+        assert (root.findtext(f"{SVG}{name}") or "").strip(), name
+    assert len(text.encode()) < PICTURE_BYTES_MAX
+    outside = re.findall(r"(?:href|src)=|@import|url\((?!#)|<script|<image", text)
+    assert not outside
+    assert set(re.findall(r"#[0-9a-f]{6}\b", text)) <= PICTURE_COLOURS
+    shown = re.compile(rf"!\[[^\]\n]{{40,}}\]\([^)\s]*/{re.escape(path.name)}\)")
+    assert any(shown.search(prose(document)) for document in documents())
+
+
+def test_picture_of_the_ladder_has_every_rung() -> None:
+    root = ElementTree.parse(DOCS / "pictures" / "ladder.svg").getroot()
+    words = set(re.findall(r"\w+", " ".join(root.itertext())))
+    assert {name.lower() for name in abi.MEANINGS["rung"]} <= words
