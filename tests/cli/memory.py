@@ -309,10 +309,10 @@ class MemoryDirector:
 
     # --- What tests do --------------------------------------------------------------------------
 
-    def finish(self, name: str, why: str = "empty") -> None:
-        """A drain ends; with `empty`, because the last session has gone."""
+    def finish(self, name: str, why: str = "empty", *, sessions_left: int = 0) -> None:
+        """A drain ends; with `empty`, because the last that its rule waits for has gone."""
         if why == "empty":
-            self.sessions_at[name] = self.flows_at[name] = 0
+            self.sessions_at[name], self.flows_at[name] = sessions_left, 0
         self.draining[name] |= {"state": "drained", "drained": now_iso()}
         left = {"sessions_left": self.sessions_at[name], "flows_left": self.flows_at[name]}
         self.feed.publish("drained", backend=name, why=why, **left)

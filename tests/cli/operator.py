@@ -110,7 +110,7 @@ class Running:
 
 
 class Terminal:
-    """A command at a terminal of 100 columns."""
+    """A command at a terminal of 80 columns."""
 
     def __init__(self, argv: list[str], environment: dict[str, str]) -> None:
         environment = {k: v for k, v in environment.items() if k != "COLUMNS"}
@@ -118,7 +118,7 @@ class Terminal:
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
             os.execve(argv[0], argv, {**environment, "TERM": "xterm-256color"})
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
 
     def shows(self, text: str) -> str:
         """Waits until the text was on the screen; all that was there so far."""

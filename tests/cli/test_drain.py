@@ -248,6 +248,35 @@ def test_wait_at_a_terminal_shows_a_bar(operator: Operator) -> None:
     assert done.out.rstrip().endswith("b1 is drained: no session is left, it may be switched off")
 
 
+def test_the_bar_stays_a_bar_on_a_narrow_terminal(operator: Operator) -> None:
+    """It says less, rather than have its columns squeezed by words."""
+    terminal = operator.sits_at("backend", "drain", "b1", "--deadline", "2h", "--wait")
+    terminal.shows("12 sessions and 30 flows left")
+    operator.director.sessions_at["b1"], operator.director.flows_at["b1"] = 7, 7
+    terminal.shows("7 sessions and 7 flows left; about")
+    assert "━" * 10 in terminal.screen
+    assert "…" not in terminal.screen
+    operator.director.finish("b1")
+    assert terminal.end().status == 0
+
+
+def test_a_drain_by_flows_does_not_say_that_sessions_have_gone(operator: Operator) -> None:
+    waiting = operator.begins("backend", "drain", "b1", "--rule", "flows", "--wait")
+    waiting.line(), waiting.line()
+    operator.director.finish("b1", "empty", sessions_left=3)
+    done = waiting.end()
+    assert (done.status, done.out.strip()) == (
+        0,
+        "b1 is drained: no flow is left, it may be switched off",
+    )
+
+
+def test_reset_without_a_deadline_is_refused(operator: Operator) -> None:
+    error = operator.refused(2, "backend", "drain", "b1", "--at-deadline", "reset")
+    assert "--at-deadline reset needs a --deadline" in error
+    assert operator.director.draining == {}
+
+
 def test_ctrl_c_at_a_terminal_gives_it_back(operator: Operator) -> None:
     terminal = operator.sits_at("backend", "drain", "b1", "--wait")
     terminal.shows("12 sessions and 30 flows left")

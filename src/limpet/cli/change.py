@@ -47,10 +47,9 @@ def check(file: Path, *, as_json: bool) -> None:
         return
     for warning in found:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(
-        f"{file}: good. {len(desired.vips)} VIPs, {len(desired.pools)} pools, "
-        f"{len(desired.backends)} backends"
-    )
+    kinds = (("VIP", desired.vips), ("pool", desired.pools), ("backend", desired.backends))
+    counts = (f"{len(each)} {kind}" + ("" if len(each) == 1 else "s") for kind, each in kinds)
+    typer.echo(f"{file}: good. {', '.join(counts)}")
 
 
 def plan(file: Path, socket: Path | None, state: Path | None, *, as_json: bool) -> None:

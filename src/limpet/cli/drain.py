@@ -44,6 +44,11 @@ class Terms:
             if running["deadline"] is not None:
                 left_s = duration.unix(running["deadline"]) - time.time()
                 found["deadline_s"] = max(0.0, left_s)
+        if self.at_deadline == "reset" and self.deadline_s is None and found["deadline_s"] is None:
+            raise typer.BadParameter(
+                "--at-deadline reset needs a --deadline: without one nobody is ever reset, and the "
+                "drain lasts until the last one has gone"
+            )
         said = {"rule": self.rule, "deadline_s": self.deadline_s, "at_deadline": self.at_deadline}
         return found | {key: value for key, value in said.items() if value is not None}
 

@@ -23,14 +23,19 @@ if TYPE_CHECKING:
 
 RETRY_S = 1.0
 HEAD = ("id", "at", "kind")
+TERMS = ("began", "by", "rule", "deadline", "at_deadline", "sessions_at_start")  # said at its start
 ENDED = (Unreachable, OSError, http.client.HTTPException)
 
 
 def show(socket: Path | None, since: int | None, *, follows: bool, as_json: bool) -> None:
     client = Client(socket)
     source = _followed(client, since) if follows else client.events(since or 0, follow=False)
+    is_empty = True
     for event in source:
         typer.echo(json.dumps(event) if as_json else _line(event))
+        is_empty = False
+    if is_empty and since is None and not as_json:
+        typer.echo("nothing has happened since the daemon started; --follow waits for what does")
 
 
 def _followed(client: Client, since: int | None) -> "Iterator[Json]":
@@ -49,10 +54,15 @@ def _followed(client: Client, since: int | None) -> "Iterator[Json]":
 
 
 def _line(event: "Json") -> str:
-    known = {key: value for key, value in event.items() if key not in HEAD and value is not None}
+    hidden = HEAD + (TERMS if event["kind"] == "drain_progress" else ())
+    known = {key: value for key, value in event.items() if key not in hidden and value is not None}
     rest = " ".join(f"{key}={_word(value)}" for key, value in known.items())
     return f"{moment(event['at'])}  {event['kind']:<14}  {rest}".rstrip()
 
 
 def _word(value: object) -> str:
-    return value if isinstance(value, str) and " " not in value else json.dumps(value)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    first, *more = value.splitlines() or [""]
+    text = f"{first} ..." if more else first
+    return text if text and " " not in text else json.dumps(text)

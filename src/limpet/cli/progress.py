@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 PERIOD_S = 0.25  # with that of the daemon's scans, in time for a promise of two seconds
 PLAIN_S = 5.0
+BAR = 10  # characters; the rest of a narrow terminal is for words
 STATUSES = {"drained": 0, "taken-back": 8, "kept": 9}
 GONE = (Unreachable, OSError, http.client.HTTPException, json.JSONDecodeError)
 SILENT = "the daemon does not answer; the drain stays in force, and this waits for it"
@@ -131,22 +132,34 @@ def _ending(row: "Json", event: "Json") -> tuple[str, str]:
         return "kept", f"the deadline has passed: {are_left}, and did not answer the reset"
     if event["why"] == "reset":
         return "drained", f"{backend} is drained: who was left at the deadline was reset"
-    return "drained", f"{backend} is drained: no session is left, it may be switched off"
+    what = "flow" if event["sessions_left"] else "session"  # which rule `flows` lets stay
+    return "drained", f"{backend} is drained: no {what} is left, it may be switched off"
 
 
-def _line(row: "Json") -> str:
-    parts = [f"{population(row)} left"]
+def _parts(row: "Json") -> dict[str, str]:
+    """What there is to say, in the order in which it is said."""
+    parts = {"left": f"{population(row)} left"}
     if row["leaving_per_s"]:
-        parts.append(f"{row['leaving_per_s']:.1f} leave per s")
+        parts["rate"] = f"{row['leaving_per_s']:.1f} leave per s"
     if row["estimated_end_s"] is not None:
-        parts.append(f"about {duration.said(row['estimated_end_s'])} to go")
+        parts["end"] = f"about {duration.said(row['estimated_end_s'])} to go"
     if row["oldest_s"] is not None:
-        parts.append(f"oldest {duration.said(row['oldest_s'])}")
+        parts["oldest"] = f"oldest {duration.said(row['oldest_s'])}"
     if row["deadline"] is not None:
-        parts.append(f"{row['at_deadline']} at {duration.moment(row['deadline'])}")
+        parts["deadline"] = f"{row['at_deadline']} at {duration.moment(row['deadline'])}"
     if row["state"] == "resetting":
-        parts.append("being reset")
-    return "; ".join(parts)
+        parts["reset"] = "being reset"
+    return parts
+
+
+def _line(row: "Json", room: int | None = None) -> str:
+    """As much as there is room for: what is cut off in the middle says less than what is left."""
+    parts = _parts(row)
+    for least in ("oldest", "deadline", "rate", "end"):
+        if room is None or len("; ".join(parts.values())) <= room:
+            break
+        parts.pop(least, None)
+    return "; ".join(parts.values())
 
 
 class Lines:
@@ -185,6 +198,8 @@ class Bar:
         self._backend = backend
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._room = 0  # for words, beside the bar
+        self._total = 1
 
     def _bar(self) -> tuple["Progress", "TaskID"]:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
@@ -192,21 +207,23 @@ class Bar:
         if self._progress is None or self._task is None:
             text: Any = TextColumn("{task.fields[text]}", markup=False)
             name: Any = TextColumn("{task.description}", markup=False)
-            columns = (name, BarColumn(20), TaskProgressColumn(), text)
-            self._progress = Progress(*columns, auto_refresh=False)
-            self._task = self._progress.add_task(f"draining {self._backend}", total=None, text="")
+            bar, title = BarColumn(BAR), f"draining {self._backend}"
+            self._progress = Progress(name, bar, TaskProgressColumn(), text, auto_refresh=False)
+            self._room = self._progress.console.width - len(title) - BAR - len(" 100%  ")
+            self._task = self._progress.add_task(title, total=None, text="")
             self._progress.start()
         return self._progress, self._task
 
     def show(self, row: "Json") -> None:
         bar, task = self._bar()
         now = left(row)
-        total = max(row["sessions_at_start"], now, 1)
-        bar.update(task, total=total, completed=total - now, text=_line(row), refresh=True)
+        total = self._total = max(row["sessions_at_start"], now, self._total)
+        text = _line(row, self._room)
+        bar.update(task, total=total, completed=total - now, text=text, refresh=True)
 
     def silent(self) -> None:
         bar, task = self._bar()
-        bar.update(task, text=SILENT, refresh=True)
+        bar.update(task, text="the daemon does not answer", refresh=True)
 
     def stop(self) -> None:
         if self._progress is not None:
