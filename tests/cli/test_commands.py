@@ -78,6 +78,8 @@ def test_plan_shows_slots_that_move(running: Site, tmp_path: Path) -> None:
     file.write_text(running.file.read_text().replace("b2 = 1 }", "b2 = 3 }"))
     assert "16384 of 65536 slots move (25.00 %)" in running.cli("plan", str(file))
     assert running.cli("plan", str(running.file)) == "nothing changes\n"
+    file.write_text(running.file.read_text().replace("b2 = 1 }", "b2 = 1 }\nhold_s = 5"))
+    assert running.cli("plan", str(file)) == "  pool web: hold_s 30 -> 5\n"
 
 
 def test_check_lists_every_problem_and_their_mending(running: Site, tmp_path: Path) -> None:

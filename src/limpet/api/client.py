@@ -27,6 +27,7 @@ from limpet.core.errors import LimpetError, Unreachable
 TIMEOUT_S = 60.0
 SILENCE_S = 30.0  # of a stream of events: three heartbeats
 CHUNK = 1 << 20
+OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
 class _Connection(http.client.HTTPConnection):
@@ -129,9 +130,12 @@ class Client:
             connection.request(method, f"{path}?{query}" if query else path, body.encode(), sent)
             response = connection.getresponse()
         except ssl.SSLCertVerificationError as error:
+            mend = "Name the file of the authority that signed it in LIMPET_CACERT"
+            if error.verify_code in OTHER_NAME:
+                mend = "Ask for the director by a name or address that is in it"
+            why = error.verify_message.rstrip(".")
             raise Unreachable(
-                f"{self.url}: its certificate is not to be believed: {error.verify_message}. "
-                "Name the file of the authority that signed it in LIMPET_CACERT"
+                f"{self.url}: its certificate is not to be believed: {why}. {mend}"
             ) from error
         except PermissionError as error:
             raise LimpetError(

@@ -9,7 +9,7 @@ intents goes to the reconcile task like everything else.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,10 +28,12 @@ from limpet.api.interface import (
 )
 from limpet.api.places import Places
 from limpet.core.config import parse
+from limpet.core.declared import declared
 from limpet.core.effective import effective
 from limpet.core.errors import LimpetError
 from limpet.core.intent import Intents
 from limpet.core.model import Desired
+from limpet.core.summary import Summary
 from limpet.daemon import clients, condition, intents, notify, outlook, view
 from limpet.daemon import where as where_of
 from limpet.daemon.answer import said
@@ -132,14 +134,16 @@ class RunningDirector:
         ]
 
     async def drains(self) -> list[Json]:
-        return self._drains(self._now, await self._loads())
+        return await asyncio.to_thread(self._drains, self._now)
 
-    def _drains(self, now: Now, loads: Mapping[str, outlook.Load]) -> list[Json]:
-        found = []
+    def _drains(self, now: Now) -> list[Json]:
+        found, draining = [], self._parts.draining
         for each in now.effect.intents.drains.values():
-            load = loads.get(each.backend, outlook.Load(0, 0))
-            watch = self._parts.draining.watch(each, now)
-            found.append(condition.drain(watch, (load.sessions, load.flows), time.time()))
+            watch, counted = draining.watch(each, now), (0, 0)
+            if watch.counts is None or each.drained is not None:
+                left = draining.left(each, now)
+                counted = left.sessions, left.flows
+            found.append(condition.drain(watch, counted, time.time()))
         return found
 
     async def intents(self) -> Json:
@@ -181,10 +185,16 @@ class RunningDirector:
 
     async def plan(self, text: str) -> Json:
         desired = parse(text)
-        return said(await self._pacing.call(lambda: self._reconciler.preview(desired)))
+        tables = await self._pacing.call(lambda: self._reconciler.preview(desired))
+        return said(self._with_declared(tables, self._now.desired, desired))
+
+    @staticmethod
+    def _with_declared(tables: Summary, before: Desired, after: Desired) -> Summary:
+        return replace(tables, details=(*tables.details, *declared(before, after)))
 
     async def reload(self) -> Json:
         notify.reloading()
+        before = self._now.desired
         try:
             text, desired = await asyncio.to_thread(read_file, self._file)
             if self.service is not None:
@@ -201,8 +211,9 @@ class RunningDirector:
         self._parts.update()
         self.start_metrics()
         log.info("reloaded", writes=outcome.writes, duration_s=round(outcome.duration_s, 3))
-        self._parts.feed.publish("reloaded", summary=str(outcome.summary))
-        return {**said(outcome.summary), "program_replaced": outcome.program_loaded}
+        summary = self._with_declared(outcome.summary, before, desired)
+        self._parts.feed.publish("reloaded", summary=str(summary))
+        return {**said(summary), "program_replaced": outcome.program_loaded}
 
     def _reloaded(self, text: str, desired: Desired) -> Outcome:
         outcome = self._reconciler.run(desired, prune=False)
@@ -257,6 +268,8 @@ class RunningDirector:
             planned = self._reconciler.planned
             return planned(now.desired, now.effect.intents), planned(now.desired, change.intents)
 
+        left = await asyncio.to_thread(self._parts.draining.count, now, backend)
+        loads[backend] = outlook.Load(left.sessions, left.flows)
         both = await self._pacing.call(plans)
         return outlook.preview(now.desired, backend, request, both, loads)
 
@@ -294,7 +307,7 @@ class RunningDirector:
             attachments=view.attachments(now),
             flows=view.occupancy(there.flows),
             sessions=view.occupancy(there.sessions),
-            drains=self._drains(now, _loads(view.backends(now, there, rates))),
+            drains=self._drains(now),
             health=self._health(now),
             tasks=self._parts.records(),
             revision=now.effect.revision,

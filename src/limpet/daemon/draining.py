@@ -37,6 +37,7 @@ PERIOD_S = 0.25
 PROGRESS_S = 1.0  # between two words of one drain's progress
 CONFIRM_S = 0.1  # to the second look, after a first that found nobody
 SHARE_OF_TIME = 0.2  # of one CPU, at most, that scans may take
+KEPT_S = 1.0  # that a count is shown again, to many who ask
 CLOSING_S = 0.75  # that a closing flow counts as open after its last packet
 DAEMON = "limpet"  # who ends a drain
 OPEN = (Life.OPENING, Life.ESTABLISHED, Life.DATAGRAM)
@@ -50,6 +51,7 @@ class Draining:
         self._kernel, self._reconciler, self._pacing = kernel, reconciler, pacing
         self._feed = feed
         self._watches: dict[str, Watch] = {}
+        self._lefts: dict[str, tuple[float, Counts]] = {}  # those of `left`, and since when
         self._told: dict[str, tuple[float, Counts]] = {}  # last word of progress
 
     def watch(self, drain: Drain, now: Now) -> Watch:
@@ -60,6 +62,13 @@ class Draining:
         if seen is None or seen.drain.began != drain.began:
             return Watch(drain, rule)
         return replace(seen, drain=drain, rule=rule)
+
+    def left(self, drain: Drain, now: Now) -> Counts:
+        """Who is there now, where no task looks: before the first scan, and after the end."""
+        kept = self._lefts.get(drain.backend)
+        if kept is None or time.monotonic() > kept[0] + KEPT_S:
+            kept = self._lefts[drain.backend] = time.monotonic(), self.count(now, drain.backend)
+        return kept[1]
 
     async def run(self) -> None:
         """Look, until cancelled."""
@@ -117,9 +126,9 @@ class Draining:
     # --- Counting -------------------------------------------------------------------------------
 
     def _scan(self, now: Now, names: Iterable[str]) -> dict[str, Counts]:
-        return {name: self._count(now, name) for name in names}
+        return {name: self.count(now, name) for name in names}
 
-    def _count(self, now: Now, name: str) -> Counts:
+    def count(self, now: Now, name: str) -> Counts:
         """Who names the backend in the kernel's tables."""
         began = time.time()
         since = now.effect.excluded.get(name)

@@ -32,7 +32,9 @@ def where(now: Now, kernel: Kernel, question: Question) -> Json:
     sessions = _sessions(now, kernel, vip, question)
     slot = _slot(now, vip, client, question, is_split=any(row["is_split"] for row in sessions))
     home = _home(now, vip, slot)
-    rung, backend, why = _rung(_Found(now, kernel, vip, flows, sessions, home))
+    asks_for_a_flow = question.client_port is not None
+    found = _Found(now, kernel, vip, flows, sessions, home, asks_for_a_flow)
+    rung, backend, why = _rung(found)
     return {
         "client": str(client),
         "vip": vip.name,
@@ -58,6 +60,7 @@ class _Found:
     flows: list[Json]
     sessions: list[Json]  # live ones of the client, of the port if one was said
     home: str | None
+    asks_for_a_flow: bool = False  # by its port; else for what the client will do next
 
     @property
     def pool(self) -> Pool:
@@ -66,7 +69,7 @@ class _Found:
 
 def _rung(found: _Found) -> tuple[str, str | None, str]:
     """Rung, backend (None: it cannot be told beforehand) and why, for the next packet."""
-    held = {flow["backend"] for flow in found.flows}
+    held = {flow["backend"] for flow in found.flows if found.asks_for_a_flow or _is_open(flow)}
     if held:
         backend = held.pop() if len(held) == 1 else None
         return "table", backend, "live flows are in the connection table"
@@ -81,6 +84,11 @@ def _rung(found: _Found) -> tuple[str, str | None, str]:
         moved = f"the client's session leaves {backend} ({standing}); "
     rung, backend, why = _chosen(found)
     return rung, backend, moved + why
+
+
+def _is_open(flow: Json) -> bool:
+    """After FIN or RST, the next that comes is another flow."""
+    return bool(flow["life"] != "closing")
 
 
 def _standing(found: _Found, backend: str) -> str:
