@@ -73,6 +73,7 @@ def test_a_scrape_counts_what_was_forwarded(metered: Site) -> None:
 
 def test_a_drain_is_seen_from_its_begin_to_its_end(metered: Site) -> None:
     metered.forwarded(range(20_000, 20_010))
+    metered.wait_for(lambda: any(row["sessions"] for row in metered.get("/v1/backends")))
     (home,) = {row["name"] for row in metered.get("/v1/backends") if row["sessions"]}
     metered.drain(home, deadline_s=4)
     metered.wait_for(lambda: metered.drains()[home]["leaving_per_s"] is not None)
