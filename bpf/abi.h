@@ -339,6 +339,9 @@ enum session_word {
 	SESSION_SINCE_SHIFT = 44, /* tick >> SESSION_SINCE_UNIT when it began */
 	SESSION_SINCE_BITS = 20,
 	SESSION_SINCE_UNIT = 8,
+	SESSION_SHORT_TICKS = 1024, /* idle limit up to which every refresh of a flow refreshes its session, */
+	SESSION_REFRESHES = 64,     /* and times in a longer one that a flow does so */
+	SESSION_SWEEP_TICKS = 16,   /* longer than the time between two sweeps */
 };
 
 /* A session of a VIP whose affinity is not AFFINITY_FLOW. */
@@ -353,8 +356,9 @@ struct session_bucket {
 	struct session entries[LIMIT_SESSION_WAYS];
 };
 
-/* Tick of the last packet of any flow of a session, give or take FLOW_REFRESH_TICKS, by way of the bucket. Apart
- * from the sessions, so that what traffic writes to is small enough to stay in a cache. */
+/* Tick of the last packet of any flow of a session, by way of the bucket. A flow writes it SESSION_REFRESHES times in a
+ * long idle limit; what it leaves out the sweeper makes good before the session would expire. Apart from the sessions, so
+ * that what traffic writes to is small enough to stay in a cache. */
 struct session_times {
 	__u32 seen[LIMIT_SESSION_WAYS];
 };

@@ -213,6 +213,7 @@ static __always_inline void flow_tell(const struct flow *f, const struct packet 
 {
 	const __u32 life = FLOW_GET(word, LIFE), was_open = flow_is_open(life), is_open = flow_is_open(life_after);
 	const __u32 session = FLOW_GET(word, SESSION), vip = FLOW_GET(word, VIP);
+	__u32 limit, period;
 	struct membership m;
 
 	if (session == FLOW_IS_SESSION) {
@@ -228,7 +229,11 @@ static __always_inline void flow_tell(const struct flow *f, const struct packet 
 	m.session = session;
 	m.client_port = p->client_port;
 	m.step = is_open > was_open ? STEP_OPENED : is_open < was_open ? STEP_CLOSED : STEP_REFRESH;
-	m.is_certain = flow_age(word, f->now) <= limits->ticks[vip][LIFE_SESSION];
+	limit = limits->ticks[vip][LIFE_SESSION];
+	period = session_period(limit);
+	m.is_certain = flow_age(word, f->now) + period <= limit;
+	if (life_after == life && m.is_certain && FLOW_GET(word, SEEN) / period == f->now / period)
+		return;
 	session_tell(&m);
 }
 
@@ -251,19 +256,16 @@ static __always_inline void flow_touch(struct flow_entry *entry, __u64 word, con
 		flow_tell(f, p, word, after.life, limits);
 }
 
-/* A flow's entry makes room, or its time is over. If a session still counts it, `m` says what to tell that with
- * session_tell; else m->vip is 0. Before the place is written anew: it holds the client. */
-static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id, __u32 place)
+/* The flow of an entry, as its session knows it. m->vip is 0 if it has none. Before the place is written anew: it
+ * holds the client. */
+static __always_inline void flow_member(struct membership *m, __u64 word, __u64 id, __u32 place)
 {
-	const __u32 life = FLOW_GET(word, LIFE), session = FLOW_GET(word, SESSION);
 	struct flow_client *client;
 	struct vip *vip;
 	__u32 vip_id;
 
 	m->vip = 0;
-	if (session == FLOW_IS_SESSION && flow_is_counted(life))
-		load_add(FLOW_GET(word, BACKEND), -1);
-	if (!(session & FLOW_IN_SESSION) || !flow_is_open(life))
+	if (!(FLOW_GET(word, SESSION) & FLOW_IN_SESSION))
 		return;
 	vip_id = FLOW_GET(word, VIP);
 	vip = bpf_map_lookup_elem(&vips, &vip_id);
@@ -271,8 +273,7 @@ static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id,
 	if (!vip || !client)
 		return;
 	m->vip = vip_id;
-	m->session = session;
-	m->step = STEP_CLOSED;
+	m->session = FLOW_GET(word, SESSION);
 	if (vip->family == 4) {
 		m->client[0] = 0;
 		m->client[1] = 0xffff00000000ULL | id >> 32;
@@ -282,6 +283,21 @@ static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id,
 		m->client[1] = swap64(((__u64 *)client->address)[1]);
 		m->client_port = client->client_port;
 	}
+}
+
+/* A flow's entry makes room, or its time is over. If a session still counts it, `m` says what to tell that with
+ * session_tell; else m->vip is 0. */
+static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id, __u32 place)
+{
+	const __u32 life = FLOW_GET(word, LIFE), session = FLOW_GET(word, SESSION);
+
+	m->vip = 0;
+	if (session == FLOW_IS_SESSION && flow_is_counted(life))
+		load_add(FLOW_GET(word, BACKEND), -1);
+	if (!flow_is_open(life))
+		return;
+	flow_member(m, word, id, place);
+	m->step = STEP_CLOSED;
 }
 
 /* Give the entry that a flow has already to another backend, or another life. */

@@ -8,9 +8,13 @@
  * compare-and-exchange to SESSION_BUSY while an entry is written, so there is no lock, and a half-written
  * entry matches nobody. A live session is never evicted.
  *
- * Traffic refreshes when a session was seen with a plain store to where the flow's entry says that it is: no
- * read of a line that is not in the cache. That cannot hit another session: its flow was seen within the session's
- * idle limit, so the session lives, and its entry is still its own.
+ * Traffic refreshes when a session was seen by a plain store to where the flow's entry says that it is: no
+ * read of a line that is not in the cache. Even that store costs more than all else that a packet does, so a
+ * flow makes it only so many times in a long idle limit; the exact time is in the flow's entry, and the
+ * sweeper passes it on when it begins to matter.
+ *
+ * The store cannot hit another session: by what its flow told it, the session lives, and so its entry is still
+ * its own.
  */
 
 #include "affinity.h"
@@ -158,6 +162,12 @@ static __always_inline __u32 *session_seen_at(const struct session_key *k, __u32
 	return times ? &times->seen[place & FLOW_SESSION_WAY] : 0;
 }
 
+/* Ticks between two refreshes of a session by the same flow. */
+static __always_inline __u32 session_period(__u32 limit)
+{
+	return limit <= SESSION_SHORT_TICKS ? FLOW_REFRESH_TICKS : limit / SESSION_REFRESHES;
+}
+
 /* Counters of live sessions, shared by all CPUs. */
 static __always_inline void load_add(__u32 backend, __s32 change)
 {
@@ -195,22 +205,26 @@ enum flow_step {
 	STEP_REFRESH = 0,
 	STEP_OPENED, /* became established, or the like */
 	STEP_CLOSED, /* was that, and is no more */
+	STEP_SEEN,   /* the sweeper passes on when it was seen */
 };
 
 static __always_inline void session_step(const struct session_key *k, enum flow_step step, __u32 tick)
 {
-	__u32 place = 0, *seen;
+	__u32 place = 0, old, *seen;
 	struct session *s;
 
 	s = session_find(k, &place);
 	seen = session_seen_at(k, place);
 	if (!s || !seen)
 		return;
+	old = READ_ONCE(*seen);
 	if (step == STEP_OPENED)
 		session_count_flow(s, 1);
 	else if (step == STEP_CLOSED)
 		session_count_flow(s, -1);
-	if (step != STEP_CLOSED && READ_ONCE(*seen) != tick)
+	if (step == STEP_SEEN && (__s32)(tick - old) > 0)
+		__sync_val_compare_and_swap(seen, old, tick); /* a packet that comes just now is later */
+	else if ((step == STEP_REFRESH || step == STEP_OPENED) && old != tick)
 		WRITE_ONCE(*seen, tick);
 }
 
@@ -221,19 +235,20 @@ struct membership {
 	__u32 session; /* FLOW_SESSION of its word */
 	__u16 client_port;
 	__u16 step;       /* enum flow_step */
-	__u32 is_certain; /* the flow was seen within the session's idle limit: its place is right */
+	__u32 is_certain; /* the session lives, by what this flow told it: its place is right */
+	__u32 seen;       /* STEP_SEEN: when */
 };
 
 /* Tell the sessions of a flow: its own, and for a range of a mega-proxy also the client's. */
 __noinline int session_tell(const struct membership *m)
 {
-	const __u32 tick = tick_now();
 	struct session_key key;
-	__u32 vip_id, range, *seen;
+	__u32 vip_id, range, tick, *seen;
 	struct vip *vip;
 
 	if (!m)
 		return 0;
+	tick = m->step == STEP_SEEN ? m->seen : tick_now();
 	vip_id = m->vip;
 	vip = bpf_map_lookup_elem(&vips, &vip_id);
 	if (!vip)

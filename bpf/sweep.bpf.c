@@ -19,6 +19,23 @@ struct progress {
 	__u32 tick;
 };
 
+/* A flow that may soon end, or whose session may: the session hears when it was seen last. */
+static __always_inline void sweep_pass_on(__u64 word, __u64 id, __u32 place, const struct progress *at)
+{
+	const __u32 life = FLOW_GET(word, LIFE), vip = FLOW_GET(word, VIP);
+	const __u32 own = at->limits->ticks[vip][life], limit = at->limits->ticks[vip][LIFE_SESSION];
+	const __u32 age = flow_age(word, at->tick & FLOW_SEEN_MASK), last = own < limit ? own : limit;
+	struct membership m = {};
+
+	if (age + session_period(limit) + SESSION_SWEEP_TICKS < last)
+		return;
+	flow_member(&m, word, id, place);
+	m.step = STEP_SEEN;
+	m.seen = at->tick - age;
+	if (m.vip)
+		session_tell(&m);
+}
+
 static __always_inline void sweep_flow(struct flow_entry *entry, __u32 place, struct progress *at)
 {
 	const __u64 word = READ_ONCE(entry->word), id = READ_ONCE(entry->id);
@@ -26,7 +43,11 @@ static __always_inline void sweep_flow(struct flow_entry *entry, __u32 place, st
 	__u64 after = word & FLOW_FIELD(SPILLED);
 	struct membership m = {};
 
-	if (life == LIFE_EMPTY || !flow_has_expired(word, at->tick & FLOW_SEEN_MASK, at->limits))
+	if (life == LIFE_EMPTY)
+		return;
+	if (life != LIFE_LATE && FLOW_GET(word, SESSION) & FLOW_IN_SESSION)
+		sweep_pass_on(word, id, place, at);
+	if (!flow_has_expired(word, at->tick & FLOW_SEEN_MASK, at->limits))
 		return;
 	if (life == LIFE_ESTABLISHED)
 		after = (word & ~FLOW_FIELD(LIFE)) | (__u64)LIFE_LATE << FLOW_LIFE_SHIFT;

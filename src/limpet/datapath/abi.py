@@ -211,6 +211,9 @@ class SessionWord(IntEnum):
     SINCE_SHIFT = 44
     SINCE_BITS = 20
     SINCE_UNIT = 8
+    SHORT_TICKS = 1024
+    REFRESHES = 64
+    SWEEP_TICKS = 16
 
 
 VIP_ADDRESS = np.dtype(

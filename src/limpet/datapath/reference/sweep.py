@@ -17,6 +17,8 @@ def sweep_flows(table: ConnectionTable, ties: Ties, now: int) -> list[Event]:
     """Look at all flows."""
     events = []
     for entry in list(table.entries()):
+        if entry.life is not Life.LATE:
+            ties.pass_on(entry, now)
         if table.is_out_of_time(entry, now):
             events += _end(table, entry, ties, now)
     return events

@@ -5,21 +5,28 @@ A session counts its open flows, and is refreshed by every packet that refreshes
 of a mega-proxy's range belongs to two sessions: that of the range, and the client's. Where affinity
 is the 5-tuple, the flow itself is the session, and counts among the loads.
 
-A flow that was seen within the idle limit of sessions refreshes the place where its session is
-without a look at it, as the kernel does, which saves it a line of memory.
+A flow refreshes its session only so many times in a long idle limit, because that costs more
+than all else that a packet does; the sweeper passes on the exact time before it matters. While by
+what it told its session that must live, it refreshes the place without a look, as the kernel does.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from limpet.datapath.abi import FlowSession, Life
+from limpet.datapath.abi import FlowSession, FlowWord, Life, SessionWord
 from limpet.datapath.reference.packet import Words
 from limpet.datapath.reference.rows import Rows
 from limpet.datapath.reference.sessions import Key, SessionTable, key_of
-from limpet.datapath.reference.table import Entry, flow_age
+from limpet.datapath.reference.table import TICKS, Entry, flow_age
 
 OPEN = (Life.ESTABLISHED, Life.DATAGRAM)
 COUNTED = (Life.OPENING, *OPEN)  # in loads, where the flow is the session
+
+
+def period(limit: int) -> int:
+    """Ticks between two refreshes of a session by the same flow."""
+    is_short = limit <= SessionWord.SHORT_TICKS
+    return FlowWord.REFRESH_TICKS if is_short else limit // SessionWord.REFRESHES
 
 
 class Step(Enum):
@@ -28,6 +35,7 @@ class Step(Enum):
     REFRESHED = auto()
     OPENED = auto()  # became established, or the like
     CLOSED = auto()  # was that, and is no more
+    SEEN = auto()  # the sweeper passes on when it was seen
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +75,21 @@ class Ties:
             self._sessions.add_load(m.backend, change)
         elif m.session & FlowSession.IN_SESSION:
             limit = self._rows.idle_limit(m.vip, Life.SESSION)
-            is_recent = flow_age(before, now) <= limit
-            self._tell(m, step(before.life, after), is_recent, now)
+            every, what = period(limit), step(before.life, after)
+            is_certain = flow_age(before, now) + every <= limit
+            is_told = before.seen % TICKS // every == now % TICKS // every
+            if not (before.life is after and is_certain and is_told):
+                self._tell(m, what, is_certain, now)
+
+    def pass_on(self, entry: Entry, now: int) -> None:
+        """The sweeper met the flow: if it or its session may soon end, that hears of it."""
+        m = member(entry)
+        if not m.session & FlowSession.IN_SESSION:
+            return
+        limit, age = self._rows.idle_limit(m.vip, Life.SESSION), flow_age(entry, now)
+        last = min(self._rows.idle_limit(m.vip, entry.life), limit)
+        if age + period(limit) + SessionWord.SWEEP_TICKS >= last:
+            self._tell(m, Step.SEEN, False, now - age)
 
     def ended(self, entry: Entry, life: Life, now: int) -> None:
         """Its entry, of that life, made room, or its time is over."""
@@ -100,5 +121,7 @@ class Ties:
             self._sessions.opened(session)
         elif step is Step.CLOSED:
             session.flows = max(0, session.flows - 1)
-        if step is not Step.CLOSED:
+        if step is Step.SEEN:
+            session.seen = max(session.seen, now)
+        elif step is not Step.CLOSED:
             session.seen = now
