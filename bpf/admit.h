@@ -112,7 +112,7 @@ static __always_inline int session_write(struct session *s, __u32 *seen, const s
 	if (session_is_counted(old))
 		load_add(old & SESSION_FIELD(BACKEND), -1);
 	/* Flows of the same session that nobody has seen to end yet will be taken off. */
-	if (!is_same)
+	if (!is_same || (__s32)s->flows < 0)
 		s->flows = 0;
 	s->client[0] = k->client[0];
 	s->client[1] = k->client[1];
@@ -167,10 +167,8 @@ static __always_inline int session_begin_guarded(const struct session_key *k, __
 	s = session_find(k, &place);
 	seen = session_seen_at(k, place);
 	word = s ? READ_ONCE(s->word) : 0;
-	if (seen && session_is_counted(word) && !session_has_expired(word, READ_ONCE(*seen), tick, limits)) {
-		counts->events[EVENT_RACE_LOST]++;
+	if (seen && session_is_counted(word) && !session_has_expired(word, READ_ONCE(*seen), tick, limits))
 		return ADMISSION(FLOW_IN_SESSION | place, (__u32)(word & SESSION_FIELD(BACKEND)));
-	}
 	if (!s)
 		s = session_seat(k, &place, &rank, tick, limits, counts);
 	seen = session_seen_at(k, place);

@@ -16,7 +16,7 @@
 #include "hash.h"
 #include "maps.h"
 #include "packet.h"
-#include "session.h"
+#include "ties.h"
 
 #define FLOW_FIELD(name)     (((1ULL << FLOW_##name##_BITS) - 1) << FLOW_##name##_SHIFT)
 #define FLOW_GET(word, name) (((word) & FLOW_FIELD(name)) >> FLOW_##name##_SHIFT)
@@ -207,40 +207,47 @@ static __always_inline int flow_is_usable(__u64 word, const struct flow *f, cons
 	return p->kind != KIND_FIRST || life != LIFE_CLOSING;
 }
 
-/* Tell the session of a flow what its life has come to: it opened, closed, or just had a packet. */
-static __always_inline void flow_tell(const struct flow *f, const struct packet *p, __u64 word, __u32 life_after,
-				      const struct idle_limits *limits)
+/* What its session has to hear of a flow: it opened, closed, or just had a packet. 1 if there is something to
+ * tell; `m` lies in a map, since the stack is short. */
+static __always_inline int flow_has_news(struct membership *m, const struct flow *f, const struct packet *p,
+					 __u64 word, __u32 life_after, const struct idle_limits *limits)
 {
 	const __u32 life = FLOW_GET(word, LIFE), was_open = flow_is_open(life), is_open = flow_is_open(life_after);
 	const __u32 session = FLOW_GET(word, SESSION), vip = FLOW_GET(word, VIP);
 	__u32 limit, period;
-	struct membership m;
 
 	if (session == FLOW_IS_SESSION) {
 		if (flow_is_counted(life) != flow_is_counted(life_after))
 			load_add(FLOW_GET(word, BACKEND), flow_is_counted(life) ? -1 : 1);
-		return;
+		return 0;
 	}
 	if (!(session & FLOW_IN_SESSION))
-		return;
-	m.client[0] = p->client[0];
-	m.client[1] = p->client[1];
-	m.vip = vip;
-	m.session = session;
-	m.client_port = p->client_port;
-	m.step = is_open > was_open ? STEP_OPENED : is_open < was_open ? STEP_CLOSED : STEP_REFRESH;
+		return 0;
+	m->client[0] = p->client[0];
+	m->client[1] = p->client[1];
+	m->vip = vip;
+	m->session = session;
+	m->client_port = p->client_port;
+	m->step = is_open > was_open ? STEP_OPENED : is_open < was_open ? STEP_CLOSED : STEP_REFRESH;
 	limit = limits->ticks[vip][LIFE_SESSION];
 	period = session_period(limit);
-	m.is_certain = flow_age(word, f->now) + period <= limit;
-	if (life_after == life && m.is_certain && FLOW_GET(word, SEEN) / period == f->now / period)
-		return;
-	session_tell(&m);
+	m->is_certain = was_open && flow_age(word, f->now) + period <= limit;
+	return !(life_after == life && m->is_certain && FLOW_GET(word, SEEN) / period == f->now / period);
+}
+
+/* Tell it. Bits of enum flow_session for the flow's entry. */
+static __always_inline __u32 flow_tell(struct membership *m, const struct flow *f, const struct packet *p,
+				       __u64 word, __u32 life_after, const struct idle_limits *limits)
+{
+	return flow_has_news(m, f, p, word, life_after, limits) ? (__u32)session_tell(m) : FLOW_GET(word, SESSION);
 }
 
 /* A use refreshes the entry and its session, but not more often than every FLOW_REFRESH_TICKS: a write per
- * packet costs. An ICMP error about a flow is no sign of life. */
-static __always_inline void flow_touch(struct flow_entry *entry, __u64 word, const struct flow *f,
-				       const struct packet *p, const struct idle_limits *limits)
+ * packet costs. An ICMP error about a flow is no sign of life. 1 if the flow opened and its session is gone: it
+ * made room for another. */
+static __always_inline int flow_touch(struct membership *m, struct flow_entry *entry, __u64 word,
+				      const struct flow *f, const struct packet *p,
+				      const struct idle_limits *limits)
 {
 	const __u32 life = FLOW_GET(word, LIFE);
 	struct flow_state after = {
@@ -248,12 +255,21 @@ static __always_inline void flow_touch(struct flow_entry *entry, __u64 word, con
 		.life = flow_life_after(life, p),
 		.session = FLOW_GET(word, SESSION),
 	};
+	__u64 touched;
+	__u32 session;
 
 	if (likely(after.life == life && flow_age(word, f->now) < FLOW_REFRESH_TICKS) ||
 	    p->kind == KIND_ICMP_ERROR)
-		return;
-	if (__sync_val_compare_and_swap(&entry->word, word, flow_word(f, &after, word)) == word)
-		flow_tell(f, p, word, after.life, limits);
+		return 0;
+	touched = flow_word(f, &after, word);
+	if (__sync_val_compare_and_swap(&entry->word, word, touched) != word)
+		return 0;
+	session = flow_tell(m, f, p, word, after.life, limits) & FLOW_SESSION_MASK;
+	if (unlikely(session != after.session && session != FLOW_ALONE)) {
+		after.session = session;
+		__sync_val_compare_and_swap(&entry->word, touched, flow_word(f, &after, touched));
+	}
+	return session != after.session;
 }
 
 /* The flow of an entry, as its session knows it. m->vip is 0 if it has none. Before the place is written anew: it
@@ -297,22 +313,24 @@ static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id,
 	if (!flow_is_open(life))
 		return;
 	flow_member(m, word, id, place);
-	m->step = STEP_CLOSED;
+	m->step = STEP_ENDED;
 }
 
-/* Give the entry that a flow has already to another backend, or another life. */
+/* Give the entry that a flow has already to another backend, or another life. `ended` as in flow_end. */
 static __always_inline int flow_renew(struct flow_entry *entry, const struct flow *f, const struct packet *p,
 				      const struct flow_state *state, const struct idle_limits *limits,
-				      struct counters *counters)
+				      struct counters *counters, struct membership *ended)
 {
 	__u64 word = READ_ONCE(entry->word);
 
+	ended->vip = 0;
 	if ((word & FLOW_MATCH) != f->match ||
 	    __sync_val_compare_and_swap(&entry->word, word, flow_word(f, state, word)) != word) {
 		counters->events[EVENT_RACE_LOST]++;
 		return 0;
 	}
-	flow_tell(f, p, word, LIFE_EMPTY, limits);
+	if (!flow_has_news(ended, f, p, word, LIFE_EMPTY, limits))
+		ended->vip = 0;
 	counters->events[EVENT_FLOW_CREATED]++;
 	return 1;
 }

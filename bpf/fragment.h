@@ -23,7 +23,7 @@ __noinline int fragment_remember(struct work *w, const struct packet *p, __u32 a
 	flow_name_fragment(&w->flow, p, address_id);
 	entry = flow_find(&w->flow);
 	if (entry)
-		flow_renew(entry, &w->flow, p, &state, limits, counts);
+		flow_renew(entry, &w->flow, p, &state, limits, counts, &w->ended);
 	else if (rate_allow(RATE_FLOWS, settings.flows_per_jiffy_16, settings.flows_burst))
 		flow_create(&w->flow, p, &state, limits, counts, &w->ended);
 	else
@@ -51,7 +51,7 @@ __noinline int select_fragment(struct work *w, const struct packet *p, __u32 add
 		if (flow_is_usable(word, &w->flow, p, limits)) {
 			w->choice.id = word & FLOW_FIELD(BACKEND);
 			w->choice.rung = RUNG_FRAGMENT;
-			flow_touch(entry, word, &w->flow, p, limits);
+			flow_touch(&w->told, entry, word, &w->flow, p, limits);
 			if (backend_at(w->choice.id))
 				return VERDICT_CONTINUE;
 		}

@@ -15,6 +15,7 @@ static __always_inline void reset_close_flow(const struct flow *f, const struct 
 	const struct idle_limits *limits = idle_limits_get();
 	struct flow_entry *entry = flow_find(f);
 	struct flow_state state = {.life = LIFE_CLOSING};
+	struct membership m;
 	__u64 word;
 
 	if (!entry || !limits)
@@ -25,7 +26,7 @@ static __always_inline void reset_close_flow(const struct flow *f, const struct 
 	state.backend = word & FLOW_FIELD(BACKEND);
 	state.session = FLOW_GET(word, SESSION);
 	if (__sync_val_compare_and_swap(&entry->word, word, flow_word(f, &state, word)) == word)
-		flow_tell(f, p, word, LIFE_CLOSING, limits);
+		flow_tell(&m, f, p, word, LIFE_CLOSING, limits);
 }
 
 /* Tell the daemon; VERDICT_RESET, or the verdict that says why not. */

@@ -69,7 +69,8 @@ static __always_inline int seat_is_heavy(const struct session *s, const struct v
 {
 	const __u32 is_split = (READ_ONCE(s->word) & SESSION_FIELD(SPLIT)) != 0;
 
-	return is_listed || (vip->split_flows && READ_ONCE(s->flows) >= vip->split_flows >> is_split);
+	return is_listed ||
+	       (vip->split_flows && (__s32)READ_ONCE(s->flows) >= (__s32)(vip->split_flows >> is_split));
 }
 
 /* The session of the range, if the client is a mega-proxy and a flow may follow or begin one. */

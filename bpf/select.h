@@ -12,68 +12,12 @@
  * hardly nested: the verifier looks at each once, and all that nest share 512 bytes of stack.
  */
 
-#include "admit.h"
 #include "affinity.h"
-#include "flow.h"
-#include "maps.h"
 #include "policy.h"
 #include "rate.h"
+#include "revive.h"
 #include "room.h"
-#include "seat.h"
-
-struct choice {
-	__u32 vip;     /* id of the VIP, 0 if there is none */
-	__u32 id;      /* of the backend */
-	__u32 entropy; /* the same for all packets of a flow */
-	__u32 created; /* a new flow got an entry */
-	__u32 began;   /* a new session began */
-	__u32 egress;  /* interface of the backend, read once: user space clears it while it writes the row */
-	__u32 rung;
-	__u32 is_recorded; /* to be written down in the connection table, */
-	__u32 session;     /* with these bits of enum flow_session */
-	__u32 is_revived;  /* the entry had expired, and is open again */
-};
-
-/* What the ladder works on. In a map, not on the stack: of that, all functions that nest have 512 bytes. */
-struct work {
-	struct flow flow;
-	struct choice choice;
-	struct seat seat;
-	struct session_key key;
-	struct membership ended; /* a flow that made room for this one */
-};
-
-/* 0 -> the work of this CPU, while it has a packet in hand. Not pinned: nothing outlives the packet. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct work);
-} works SEC(".maps");
-
-/* Row of a backend, or NULL if it has none. */
-static __always_inline struct backend *backend_at(__u32 id)
-{
-	struct backend *row;
-
-	if (!id)
-		return 0;
-	row = bpf_map_lookup_elem(&backends, &id);
-	return row && row->encapsulation ? row : 0;
-}
-
-/* Whether a backend takes flows of its sessions; `refusals`: bits of its standing that speak against it. */
-static __always_inline int backend_takes(__u32 pool, __u32 id, __u32 refusals)
-{
-	struct backend *row = backend_at(id);
-
-	return row && (!row->has_standing || !(standing_of(pool, id) & refusals));
-}
-
-static __always_inline int packet_is_new(const struct packet *p)
-{
-	return p->kind == KIND_FIRST || p->kind == KIND_ANY;
-}
+#include "work.h"
 
 /* What the flow's own entry says, where that is not simply "there": its backend has a standing or no row, or the
  * flow has expired. Sets choice.id if that decides. */
@@ -124,7 +68,7 @@ __noinline int select_known(struct work *w, const struct packet *p)
 	w->choice.rung = is_late ? RUNG_LATE : RUNG_TABLE;
 	w->choice.is_revived = is_late && p->kind == KIND_EXISTING;
 	if (is_usable)
-		flow_touch(entry, word, &w->flow, p, limits);
+		w->choice.is_unseated = flow_touch(&w->told, entry, word, &w->flow, p, limits);
 	return VERDICT_CONTINUE;
 }
 
@@ -148,18 +92,6 @@ static __always_inline enum verdict select_policy(struct work *w, const struct v
 		return VERDICT_DROP_NO_BACKEND;
 	/* Nothing is recorded of a backend without a row. */
 	return backend_at(w->choice.id) ? VERDICT_CONTINUE : VERDICT_DROP_UNKNOWN_BACKEND;
-}
-
-/* Begin, or move, w->key at the chosen backend. ADMISSION. */
-static __always_inline __u32 session_admit(struct work *w)
-{
-	const __u32 id = w->choice.id, from = w->seat.backend, is_live = w->seat.state == SEAT_LIVE;
-	__u32 found = is_live ? session_move(&w->key, from, id) : session_begin(&w->key, id);
-
-	if (found & ADMISSION_LOST)
-		found = is_live ? session_move(&w->key, from, id) : session_begin(&w->key, id);
-	w->choice.began = (found & ADMISSION_BEGUN) != 0;
-	return found;
 }
 
 /* The session that the flow is recorded with: begun, moved or followed. A flow whose client's session was begun or
@@ -247,7 +179,7 @@ __noinline int select_record(struct work *w, const struct packet *p)
 	/* Before others can see the flow, who may see its end. */
 	if (state.session == FLOW_IS_SESSION)
 		load_add(state.backend, 1);
-	w->choice.created = entry ? flow_renew(entry, &w->flow, p, &state, limits, counts)
+	w->choice.created = entry ? flow_renew(entry, &w->flow, p, &state, limits, counts, &w->ended)
 				  : flow_create(&w->flow, p, &state, limits, counts, &w->ended);
 	if (state.session == FLOW_IS_SESSION) {
 		w->choice.began = w->choice.created;
@@ -255,60 +187,6 @@ __noinline int select_record(struct work *w, const struct packet *p)
 			load_add(state.backend, -1);
 	}
 	return 0;
-}
-
-/* The session of an expired flow that sends again, as bits of its entry: the client's, if that is at the same
- * backend; a new one, if the client has none; or none. */
-static __always_inline __u32 revive_session(struct work *w, const struct vip *vip, const struct packet *p)
-{
-	__u32 found;
-
-	if (vip->affinity == AFFINITY_FLOW)
-		return FLOW_IS_SESSION;
-	w->seat = (struct seat){};
-	seat_find(p, w->choice.vip, &w->seat);
-	if (w->seat.state == SEAT_LIVE)
-		return w->seat.backend == w->choice.id ? w->seat.session : FLOW_ALONE;
-	session_name(&w->key, vip, w->choice.vip, p->client, w->seat.range);
-	found = session_admit(w);
-	if (!(found & FLOW_IN_SESSION) || found >> ADMISSION_BACKEND_SHIFT != w->choice.id)
-		return FLOW_ALONE;
-	return (found & FLOW_SESSION_MASK) | w->seat.split;
-}
-
-/* An expired flow sends again: it is open as before, and its session with it. */
-__noinline int flow_revive(struct work *w, const struct packet *p)
-{
-	struct flow_state state = {.life = LIFE_ESTABLISHED};
-	const struct idle_limits *limits = idle_limits_get();
-	struct flow_entry *entry;
-	struct vip *vip;
-	__u64 word, late;
-	__u32 vip_id;
-
-	if (!w || !p || !limits)
-		return 0;
-	vip_id = w->choice.vip;
-	vip = bpf_map_lookup_elem(&vips, &vip_id);
-	entry = flow_find(&w->flow);
-	if (!vip || !entry)
-		return 0;
-	word = READ_ONCE(entry->word);
-	state.backend = w->choice.id & (LIMIT_BACKENDS - 1);
-	if (FLOW_GET(word, LIFE) != LIFE_LATE) { /* the sweeper has not come by yet: its part is done here */
-		late = (word & ~FLOW_FIELD(LIFE)) | (__u64)LIFE_LATE << FLOW_LIFE_SHIFT;
-		if (__sync_val_compare_and_swap(&entry->word, word, late) != word)
-			return 0;
-		flow_tell(&w->flow, p, word, LIFE_LATE, limits);
-		word = late;
-	}
-	state.session = revive_session(w, vip, p);
-	late = flow_word(&w->flow, &state, word) & ~FLOW_FIELD(LIFE);
-	if ((word & FLOW_MATCH) != w->flow.match ||
-	    __sync_val_compare_and_swap(&entry->word, word, flow_word(&w->flow, &state, word)) != word)
-		return 0;
-	flow_tell(&w->flow, p, late | (__u64)LIFE_LATE << FLOW_LIFE_SHIFT, LIFE_ESTABLISHED, limits);
-	return 1;
 }
 
 static __always_inline enum verdict select_flow(struct work *w, const struct packet *p, struct backend **backend)
@@ -328,7 +206,8 @@ static __always_inline enum verdict select_flow(struct work *w, const struct pac
 			w->choice.id = word & FLOW_FIELD(BACKEND);
 			*backend = backend_at(w->choice.id);
 			if (likely(*backend && !(*backend)->has_standing)) {
-				flow_touch(entry, word, &w->flow, p, limits);
+				if (unlikely(flow_touch(&w->told, entry, word, &w->flow, p, limits)))
+					flow_reseat(w, p);
 				w->choice.rung = RUNG_TABLE;
 				return VERDICT_CONTINUE;
 			}
@@ -347,6 +226,8 @@ static __always_inline enum verdict select_flow(struct work *w, const struct pac
 	}
 	if (w->choice.is_revived)
 		flow_revive(w, p);
+	if (w->choice.is_unseated)
+		flow_reseat(w, p);
 	*backend = backend_at(w->choice.id);
 	return *backend ? VERDICT_CONTINUE : VERDICT_DROP_UNKNOWN_BACKEND;
 }

@@ -13,8 +13,8 @@
  * flow makes it only so many times in a long idle limit; the exact time is in the flow's entry, and the
  * sweeper passes it on when it begins to matter.
  *
- * The store cannot hit another session: by what its flow told it, the session lives, and so its entry is still
- * its own.
+ * The store cannot hit another session: its flow is open, and by what that told it the session lives; so it never
+ * makes room, and its entry is still its own.
  */
 
 #include "affinity.h"
@@ -113,13 +113,17 @@ static __always_inline __u32 session_has_expired(__u64 word, __u32 seen, __u32 t
 	return (__u64)((__s64)limits->ticks[SESSION_GET(word, VIP)][row] - age) >> 63;
 }
 
+/* Another CPU may set a mark, move it or end it meanwhile: it is the same session still. */
 static __always_inline int session_matches(const struct session *s, const struct session_key *k)
 {
-	__u64 word = READ_ONCE(s->word);
+	const __u64 same = SESSION_MATCH | SESSION_FIELD(SINCE), word = READ_ONCE(s->word);
+	__u64 after;
 
-	return (word & SESSION_MATCH) == k->match && session_life(word) >= SESSION_OPENING &&
-	       READ_ONCE(s->client[1]) == k->client[1] && READ_ONCE(s->client[0]) == k->client[0] &&
-	       READ_ONCE(s->word) == word;
+	if ((word & SESSION_MATCH) != k->match || session_life(word) < SESSION_OPENING ||
+	    READ_ONCE(s->client[1]) != k->client[1] || READ_ONCE(s->client[0]) != k->client[0])
+		return 0;
+	after = READ_ONCE(s->word);
+	return !((word ^ after) & same) && session_life(after) >= SESSION_OPENING;
 }
 
 /* The session's entry in a bucket, live or not, and its place for a flow's entry. */
@@ -181,13 +185,12 @@ static __always_inline void load_add(__u32 backend, __s32 change)
 		__sync_fetch_and_add(&all->sessions[backend], change);
 }
 
-/* One open flow more or less. */
+/* One open flow more or less. For a moment less than none, if the CPU that sees its end is the faster one. */
 static __always_inline void session_count_flow(struct session *s, __s32 change)
 {
 	__u64 word, after;
 
-	if (change > 0 || READ_ONCE(s->flows))
-		__sync_fetch_and_add(&s->flows, change);
+	__sync_fetch_and_add(&s->flows, change);
 	if (change < 0)
 		return;
 	/* Again if another CPU marked or moved it just then: a session with an open flow must not make room. */
@@ -198,76 +201,6 @@ static __always_inline void session_count_flow(struct session *s, __s32 change)
 		    __sync_val_compare_and_swap(&s->word, word, after) == word)
 			return;
 	}
-}
-
-/* What a flow's life does to the sessions that it belongs to. */
-enum flow_step {
-	STEP_REFRESH = 0,
-	STEP_OPENED, /* became established, or the like */
-	STEP_CLOSED, /* was that, and is no more */
-	STEP_SEEN,   /* the sweeper passes on when it was seen */
-};
-
-static __always_inline void session_step(const struct session_key *k, enum flow_step step, __u32 tick)
-{
-	__u32 place = 0, old, *seen;
-	struct session *s;
-
-	s = session_find(k, &place);
-	seen = session_seen_at(k, place);
-	if (!s || !seen)
-		return;
-	old = READ_ONCE(*seen);
-	if (step == STEP_OPENED)
-		session_count_flow(s, 1);
-	else if (step == STEP_CLOSED)
-		session_count_flow(s, -1);
-	if (step == STEP_SEEN && (__s32)(tick - old) > 0)
-		__sync_val_compare_and_swap(seen, old, tick); /* a packet that comes just now is later */
-	else if ((step == STEP_REFRESH || step == STEP_OPENED) && old != tick)
-		WRITE_ONCE(*seen, tick);
-}
-
-/* The client of a flow, and what its entry says of its session. */
-struct membership {
-	__u64 client[2];
-	__u32 vip;
-	__u32 session; /* FLOW_SESSION of its word */
-	__u16 client_port;
-	__u16 step;       /* enum flow_step */
-	__u32 is_certain; /* the session lives, by what this flow told it: its place is right */
-	__u32 seen;       /* STEP_SEEN: when */
-};
-
-/* Tell the sessions of a flow: its own, and for a range of a mega-proxy also the client's. */
-__noinline int session_tell(const struct membership *m)
-{
-	struct session_key key;
-	__u32 vip_id, range, tick, *seen;
-	struct vip *vip;
-
-	if (!m)
-		return 0;
-	tick = m->step == STEP_SEEN ? m->seen : tick_now();
-	vip_id = m->vip;
-	vip = bpf_map_lookup_elem(&vips, &vip_id);
-	if (!vip)
-		return 0;
-	range = m->session & FLOW_SESSION_RANGE ? affinity_split_range(vip, m->client_port)
-						: affinity_range(vip, m->client_port);
-	session_name(&key, vip, vip_id, m->client, range);
-	if (m->step == STEP_REFRESH && m->is_certain) {
-		seen = session_seen_at(&key, m->session);
-		if (seen)
-			WRITE_ONCE(*seen, tick);
-	} else {
-		session_step(&key, m->step, tick);
-	}
-	if (m->session & FLOW_SESSION_RANGE) {
-		session_name(&key, vip, vip_id, m->client, 0);
-		session_step(&key, m->step, tick);
-	}
-	return 0;
 }
 
 #endif

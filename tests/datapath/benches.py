@@ -130,7 +130,9 @@ class ReferenceBench:
                 found[bucket, way] = _session((0, 0), mark, 0, 0)
             else:
                 seen, word = session.seen - self._ticks, session.word() | mark
-                found[bucket, way] = _session(session.key.client, word, seen, session.flows)
+                found[bucket, way] = _session(
+                    session.key.client, word, seen, session.flows % (1 << 32)
+                )
         return found
 
     def loads(self) -> dict[int, int]:

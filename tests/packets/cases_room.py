@@ -83,6 +83,12 @@ FULL = [
         switches=ONE,
     ),
     follows(
+        "A session that made room begins anew when its flow is established",
+        tcp(V4, client=CLIENTS[0], sport=7),
+        (*opened(CLIENTS[:5]), tcp(V4, "A", client=CLIENTS[0]), MOVED),
+        switches=ONE,
+    ),
+    follows(
         "A live session outlives a flood of handshakes",
         tcp(V4, client=CLIENTS[0], sport=7),
         (*live(CLIENTS[:1]), *opened(CLIENTS[1:30]), MOVED),

@@ -139,7 +139,7 @@ def _rows(entries: NDArray[np.void], age: NDArray[np.int64], tick: int) -> NDArr
     since = field(words, "SINCE").astype(np.int64)
     units = ((tick >> SessionWord.SINCE_UNIT) - since) & SINCE_MASK
     rows["age_ticks"] = units << SessionWord.SINCE_UNIT
-    rows["flows"] = entries["flows"]
+    rows["flows"] = np.maximum(entries["flows"].astype(np.int32), 0)
     return rows
 
 

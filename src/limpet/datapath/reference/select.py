@@ -142,7 +142,7 @@ class Ladder:
         choice.backend_id = entry.backend
         choice.rung = Rung.TABLE if is_usable else Rung.LATE
         if is_usable:
-            self._touch(entry, p, now)
+            choice.events += self._touch(entry, p, now)
         elif p.kind is Kind.EXISTING:
             self._revive(entry, vip, p, choice, now)
         return True
@@ -153,10 +153,12 @@ class Ladder:
             return Standing.NORMAL
         return self._rows.pools[vip.pool].standing.get(number, Standing.NORMAL)
 
-    def _touch(self, entry: Entry, p: Packet, now: int) -> None:
+    def _touch(self, entry: Entry, p: Packet, now: int) -> list[Event]:
         before = self.table.touch(entry, p.kind, now)
-        if before is not None:
-            self.ties.changed(before, entry.life, now)
+        if before is None:
+            return []
+        entry.session, events = self.ties.changed(before, entry.life, now)
+        return events
 
     def _close(self, entry: Entry, now: int) -> None:
         """A flow that is being reset is closing."""

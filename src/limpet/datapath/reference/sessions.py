@@ -195,7 +195,7 @@ class SessionTable:
             self.add_load(before.backend, -1)
         session = Session(key, bucket, way, is_second, backend, since=now, seen=now)
         # Flows of the same session that nobody has seen to end yet will be taken off.
-        session.flows = 0 if known is None else known.flows
+        session.flows = 0 if known is None else max(0, known.flows)
         self._buckets[bucket].places[way] = session
         self.add_load(backend, 1)
         return session, [*events, Event.SESSION_CREATED]

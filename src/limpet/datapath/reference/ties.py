@@ -6,17 +6,18 @@ of a mega-proxy's range belongs to two sessions: that of the range, and the clie
 is the 5-tuple, the flow itself is the session, and counts among the loads.
 
 A flow refreshes its session only so many times in a long idle limit, because that costs more
-than all else that a packet does; the sweeper passes on the exact time before it matters. While by
-what it told its session that must live, it refreshes the place without a look, as the kernel does.
+than all else that a packet does; the sweeper passes on the exact time before it matters. While an
+open flow's session must live by what that told it, the place is refreshed without a look, as the
+kernel does. A session that made room before its first flow was established begins anew then.
 """
 
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from limpet.datapath.abi import FlowSession, FlowWord, Life, SessionWord
+from limpet.datapath.abi import Event, FlowSession, FlowWord, Life, SessionWord
 from limpet.datapath.reference.packet import Words
 from limpet.datapath.reference.rows import Rows
-from limpet.datapath.reference.sessions import Key, SessionTable, key_of
+from limpet.datapath.reference.sessions import Key, Session, SessionTable, key_of
 from limpet.datapath.reference.table import TICKS, Entry, flow_age
 
 OPEN = (Life.ESTABLISHED, Life.DATAGRAM)
@@ -34,7 +35,8 @@ class Step(Enum):
 
     REFRESHED = auto()
     OPENED = auto()  # became established, or the like
-    CLOSED = auto()  # was that, and is no more
+    CLOSED = auto()  # was that, and a packet came that made it no more
+    ENDED = auto()  # the same without a packet
     SEEN = auto()  # the sweeper passes on when it was seen
 
 
@@ -67,8 +69,10 @@ class Ties:
     def __init__(self, sessions: SessionTable, rows: Rows) -> None:
         self._sessions, self._rows = sessions, rows
 
-    def changed(self, before: Entry, after: Life, now: int) -> None:
-        """A packet of the flow was seen; `before` is its entry as it was then."""
+    def changed(self, before: Entry, after: Life, now: int) -> tuple[int, list[Event]]:
+        """A packet of the flow was seen; `before` is its entry as it was then. What the entry says
+        of its session from now on, and what happened.
+        """
         m = member(before)
         if m.session == FlowSession.IS_SESSION:
             change = (after in COUNTED) - (before.life in COUNTED)
@@ -76,10 +80,11 @@ class Ties:
         elif m.session & FlowSession.IN_SESSION:
             limit = self._rows.idle_limit(m.vip, Life.SESSION)
             every, what = period(limit), step(before.life, after)
-            is_certain = flow_age(before, now) + every <= limit
+            is_certain = before.life in OPEN and flow_age(before, now) + every <= limit
             is_told = before.seen % TICKS // every == now % TICKS // every
             if not (before.life is after and is_certain and is_told):
-                self._tell(m, what, is_certain, now)
+                return self._tell(m, what, is_certain, now)
+        return m.session, []
 
     def pass_on(self, entry: Entry, now: int) -> None:
         """The sweeper met the flow: if it or its session may soon end, that hears of it."""
@@ -97,31 +102,56 @@ class Ties:
         if m.session == FlowSession.IS_SESSION and life in COUNTED:
             self._sessions.add_load(m.backend, -1)
         if m.session & FlowSession.IN_SESSION and life in OPEN:
-            self._tell(m, Step.CLOSED, False, now)
+            self._tell(m, Step.ENDED, False, now)
 
-    def _tell(self, m: Member, step: Step, is_recent: bool, now: int) -> None:
+    def _tell(self, m: Member, step: Step, is_certain: bool, now: int) -> tuple[int, list[Event]]:
         vip = self._rows.vips.get(m.vip)
         if vip is None:
-            return
+            return m.session, []
         is_split = bool(m.session & FlowSession.SESSION_RANGE)
         ports = vip.split_range(m.client_port) if is_split else vip.own_range(m.client_port)
-        key = key_of(vip, m.client, ports)
-        if step is Step.REFRESHED and is_recent:
-            self._sessions.refresh_place(key, m.session, now)
-        else:
-            self._step(key, step, now)
+        wanted = [key_of(vip, m.client, ports)]
         if is_split:
-            self._step(key_of(vip, m.client, 0), step, now)
+            wanted.append(key_of(vip, m.client, 0))
+        if step is Step.OPENED:
+            return self._open(m, wanted, now)
+        place = m.session & ~FlowSession.SESSION_RANGE
+        found = self._sessions.find(wanted[0])
+        if step is Step.REFRESHED and is_certain:
+            self._sessions.refresh_place(wanted[0], place, now)
+        elif found is not None and found.place == place:
+            self._step(found, step, now)
+        for key in wanted[1:]:
+            self._step(self._sessions.find(key), step, now)
+        return m.session, []
 
-    def _step(self, key: Key, step: Step, now: int) -> None:
+    def _open(self, m: Member, wanted: list[Key], now: int) -> tuple[int, list[Event]]:
+        """A flow opened. Those of its sessions that made room begin anew."""
+        events = list[Event]()
+        for key in wanted[1:]:
+            self._step(self._live(key, now), Step.REFRESHED, now)
+        for key in wanted:
+            if self._live(key, now) is None:
+                events += self._sessions.begin(key, m.backend, now)[1]
+        # The client's may have taken the place of the range's.
+        sessions = [found for key in wanted if (found := self._live(key, now)) is not None]
+        if len(sessions) < len(wanted):
+            return int(FlowSession.ALONE), events
+        for session in sessions:
+            self._step(session, Step.OPENED, now)
+        return sessions[0].place | m.session & FlowSession.SESSION_RANGE, events
+
+    def _live(self, key: Key, now: int) -> Session | None:
         session = self._sessions.find(key)
+        return session if session and self._sessions.is_live(session, now) else None
+
+    def _step(self, session: Session | None, step: Step, now: int) -> None:
         if session is None:
             return
+        if step in (Step.CLOSED, Step.ENDED):
+            session.flows -= 1
+        if step is Step.ENDED or not self._sessions.is_live(session, now):
+            return
+        session.seen = max(session.seen, now) if step is Step.SEEN else now
         if step is Step.OPENED:
             self._sessions.opened(session)
-        elif step is Step.CLOSED:
-            session.flows = max(0, session.flows - 1)
-        if step is Step.SEEN:
-            session.seen = max(session.seen, now)
-        elif step is not Step.CLOSED:
-            session.seen = now
