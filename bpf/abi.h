@@ -356,8 +356,8 @@ struct session_bucket {
 	struct session entries[LIMIT_SESSION_WAYS];
 };
 
-/* Tick of the last packet of any flow of a session, by way of the bucket. A flow writes it SESSION_REFRESHES times in
- * a long idle limit; what it leaves out the sweeper makes good before the session would expire. Apart from the
+/* Tick of the last packet of any flow of a session, by way of the bucket. A flow writes it SESSION_REFRESHES times
+ * in a long idle limit; what it leaves out the sweeper makes good before the session would expire. Apart from the
  * sessions, so that what traffic writes to is small enough to stay in a cache. */
 struct session_times {
 	__u32 seen[LIMIT_SESSION_WAYS];
