@@ -41,10 +41,12 @@ test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted
 lab: setup ## Bring up a small network to try things in (then: .venv/bin/limpet lab status)
 	@$(LIMPET) lab up
 
-bench: setup ## Measure: packets, slot tables; tables on the terminal, bench/latest.json
+bench: setup ## Measure: packets, tables, sessions, mega-proxies; on the terminal and bench/latest.json
 	@$(PYTHON) -m bench.packets --rounds $(ROUNDS)
 	@$(PYTHON) -m bench.tables --rounds $(ROUNDS)
 	@$(PYTHON) -m bench.slots
+	@$(PYTHON) -m bench.sessions
+	@$(PYTHON) -m bench.proxies
 
 lint: setup ## ruff, clang-format, codespell, mypy, and that generated files are current
 	@.venv/bin/ruff check
