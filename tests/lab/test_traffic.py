@@ -19,8 +19,8 @@ from .observe import BACKENDS, BULK_PORT, PORT, UDP_PORT, Wire, client_of, count
 
 pytestmark = pytest.mark.lab
 
-# All that may count a session to which nothing happens; a bucket may be full of ended ones, and those
-# of tests before expire meanwhile.
+# All that may count a session to which nothing happens; a bucket may be full of ended ones, and
+# those of tests before expire meanwhile.
 ORDINARY = {
     "home_new",
     "session_new",
