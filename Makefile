@@ -5,6 +5,7 @@ PYTHON := .venv/bin/python
 LIMPET := .venv/bin/limpet
 KERNEL_TESTS ?= -m kernel tests/kernels tests/datapath/test_packets.py tests/datapath/test_outbound.py tests/agent/test_decapsulation.py tests/agent/test_clamp.py
 TESTS ?= tests
+JOBS ?= 2
 ROUNDS ?= 15
 
 .DEFAULT_GOAL := help
@@ -26,14 +27,16 @@ gen: bpf ## Write anew what is generated: abi.py, configuration schema, OpenAPI 
 	@$(PYTHON) -m tools.gen_schema
 	@$(PYTHON) -m tools.gen_openapi
 
-demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the lab up)
-	@$(LIMPET) lab demo $(if $(KEEP),--keep)
+demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the lab up; STORY=one-pop)
+	@$(LIMPET) lab demo $(STORY) $(if $(KEEP),--keep)
 
-test: setup lint ## All tests: unit, property, golden packets, kernel, lab
-	@$(PYTHON) -m pytest $(TESTS)
+test: setup lint ## All tests: unit, property, golden packets, kernel, lab (JOBS=2 at a time)
+	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-soak: setup ## Random sequences of changes under live sessions, 100 of them (SEED=17 N=1: one again)
+soak: setup ## Random sequences under live sessions, 100 of them (SEED=17 N=1: one again); programs; no store; sim
 	@SEED=$(or $(SEED),1) N=$(or $(N),100) $(PYTHON) -m pytest tests/lab/test_sequences.py -q
+	@$(if $(SEED)$(N),:,SOAK=1 $(PYTHON) -m pytest tests/lab/test_programs.py tests/lab/test_store_outage.py tests/lab/test_three_pop.py tests/lab/test_ack_flood.py -q)
+	@$(if $(SEED)$(N),:,$(LIMPET) sim run rough --seeds 1000 && $(LIMPET) sim exhaustive --depth 5)
 
 test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted under qemu
 	@$(PYTHON) -m tools.kernels -- $(KERNEL_TESTS)
@@ -41,12 +44,17 @@ test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted
 lab: setup ## Bring up a small network to try things in (then: .venv/bin/limpet lab status)
 	@$(LIMPET) lab up
 
-bench: setup ## Measure: packets, tables, sessions, mega-proxies; on the terminal and bench/latest.json
+bench: setup ## Measure: packets, shifts, tables, sessions, mega-proxies, queries; on the terminal and bench/latest.json
 	@$(PYTHON) -m bench.packets --rounds $(ROUNDS)
+	@$(PYTHON) -m bench.shift --rounds $(ROUNDS)
 	@$(PYTHON) -m bench.tables --rounds $(ROUNDS)
 	@$(PYTHON) -m bench.slots
+	@$(PYTHON) -m bench.store
 	@$(PYTHON) -m bench.sessions
 	@$(PYTHON) -m bench.proxies
+	@$(PYTHON) -m bench.directory
+	@$(PYTHON) -m bench.ownership
+	@$(PYTHON) -m bench.pcc
 
 lint: setup ## ruff, clang-format, codespell, mypy, and that generated files are current
 	@.venv/bin/ruff check

@@ -3,9 +3,11 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
+
+import numpy as np
 
 from bench.loads import (
     VIP4,
@@ -26,8 +28,10 @@ from limpet.core.diff import diff
 from limpet.core.model import (
     Affinity,
     Backend,
+    Cluster,
     Desired,
     Director,
+    Image,
     MegaProxy,
     NextHop,
     Policy,
@@ -38,6 +42,7 @@ from limpet.core.model import (
 from limpet.core.plan import plan
 from limpet.core.registry import Registry
 from limpet.datapath import clock, kernel, settings
+from limpet.datapath.abi import Slot
 
 PINS = Path(f"/sys/fs/bpf/limpet-bench-{os.getpid()}")
 SLOT_KEY, FLOW_KEY = b"slot key of this", b"flow key of this"
@@ -57,6 +62,7 @@ class Setup:
     policy: Policy = Policy.HASH
     affinity: Affinity = Affinity.CLIENT
     purpose: str = ""  # keeps connection tables apart
+    is_member: bool = False  # of a cluster: unknown flows are asked for, every slot is unsure
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +229,9 @@ def _made(pins: Path, setup: Setup) -> kernel.Kernel:
     options = Director(
         "bench", ("lo",), slot_key=SLOT_KEY, flows_max=size, sessions_max=min(size, LARGE)
     )
-    constants = settings.encode(options, settings.Machine(clock.hz(), SLOT_KEY, FLOW_KEY))
+    cluster = Cluster(name="bench" if setup.is_member else "")
+    machine = settings.Machine(clock.hz(), SLOT_KEY, FLOW_KEY, cluster=cluster)
+    constants = settings.encode(options, machine)
     constants["flows_per_jiffy_16"] = setup.is_limited
     constants["flows_burst"] = 0
     tables = settings.buckets(size), 4, settings.session_buckets(options.sessions_max)
@@ -244,8 +252,14 @@ def _made(pins: Path, setup: Setup) -> kernel.Kernel:
         mega_proxy=MegaProxy(flows=0),
     )
     _, image = plan(desired, Registry(), {b.address: hop for b in backends}, None)
-    opened.apply(diff(opened.observe(), image))
+    opened.apply(diff(opened.observe(), _unsure(image) if setup.is_member else image))
     return opened
+
+
+def _unsure(image: Image) -> Image:
+    """With every slot marked."""
+    pools = [replace(pool, slots=pool.slots | np.uint16(Slot.UNSURE)) for pool in image.pools]
+    return replace(image, pools=tuple(pools))
 
 
 def reading(director: kernel.Kernel, proof: str) -> Callable[[], int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tools import compile_bpf
 
-from limpet.datapath import libbpf
+from limpet.datapath import bpf, elf
 
 SOURCES = Path(__file__).resolve().parent / "bpf"
 HEAD = 112
@@ -57,9 +57,9 @@ class Pulse:
     """Pulse, baselines and pace, loaded. One per process."""
 
     def __init__(self) -> None:
-        self._object = libbpf.Object(compiled("pulse"))
+        self._object = elf.Object(compiled("pulse"))
         self._object.load()
-        self._memory = libbpf.map_memory(self._object.map_fd("pulses"))
+        self._memory = bpf.map_memory(self._object.map_fd("pulses"))
         self._row = np.frombuffer(self._memory, PULSE, count=1)
         self.nothing = self._object.program_fd("nothing")
         self.pushes = self._object.program_fd("pushes")
@@ -77,23 +77,23 @@ class Pulse:
         row["multiplier"] = (SCATTER if load.scattered else 1) << (4 * load.by_client) & FLOW_MASK
         row["address_at"], row["port_at"] = load.address_at, load.port_at
         row["count"] = start
-        libbpf.map_update(self._object.map_fd("subject"), bytes(4), program.to_bytes(4, "little"))
+        bpf.map_update(self._object.map_fd("subject"), bytes(4), program.to_bytes(4, "little"))
 
     def fire(self, rounds: int) -> float:
         """Nanoseconds a round."""
         frame = bytes(int(self._row[0]["length"]))
         begun = time.thread_time_ns()
-        libbpf.run(self._pulse, frame, rounds)
+        bpf.run(self._pulse, frame, rounds)
         return (time.thread_time_ns() - begun) / rounds
 
     def pace(self) -> float:
         """Nanoseconds that the fixed piece of work takes just now."""
         begun = time.thread_time_ns()
-        libbpf.run(self._pace, bytes(HEAD), PACE_ROUNDS)
+        bpf.run(self._pace, bytes(HEAD), PACE_ROUNDS)
         return (time.thread_time_ns() - begun) / PACE_ROUNDS
 
     def bare(self, rounds: int) -> float:
         """The kernel's own loop around an empty program."""
         begun = time.thread_time_ns()
-        libbpf.run(self.nothing, bytes(HEAD), rounds)
+        bpf.run(self.nothing, bytes(HEAD), rounds)
         return (time.thread_time_ns() - begun) / rounds

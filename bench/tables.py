@@ -20,7 +20,7 @@ from rich.table import Table
 from bench.loads import K, M, client4, tcp4
 from bench.pulse import Load, Pulse, compiled
 from limpet.core.model import Director, Protocol, Timeouts
-from limpet.datapath import clock, libbpf, settings
+from limpet.datapath import bpf, clock, elf, settings
 from limpet.datapath.abi import FLOW_BUCKET, IDLE_LIMITS
 
 ROUNDS = 200_000
@@ -36,16 +36,16 @@ class Tables:
     def __init__(self, flows_max: int) -> None:
         options = Director("bench", ("lo",), flows_max=flows_max)
         constants = settings.encode(options, settings.Machine(clock.hz(), bytes(16), b"k" * 16))
-        self.object = libbpf.Object(compiled("tables"))
+        self.object = elf.Object(compiled("tables"))
         self.object.set_constants(constants.tobytes())
         self.object.resize("lru", flows_max)
         buckets = settings.buckets(flows_max)
         self.object.resize("flows", buckets)
         self.object.resize("flow_clients", buckets * settings.WAYS)
         self.object.load()
-        memory = libbpf.map_memory(self.object.map_fd("flows"))
+        memory = bpf.map_memory(self.object.map_fd("flows"))
         self._flows = np.frombuffer(memory, FLOW_BUCKET, count=buckets)
-        memory = libbpf.map_memory(self.object.map_fd("idle_limits"))
+        memory = bpf.map_memory(self.object.map_fd("idle_limits"))
         limits = np.frombuffer(memory, IDLE_LIMITS, count=1)["ticks"][0]
         limits[VIP] = settings.encode_limits(Timeouts(), Protocol.TCP, clock.hz())
 
@@ -58,7 +58,7 @@ class Tables:
     def outcomes(self) -> tuple[int, int]:
         """(hits, creations) so far, of both programs."""
         cpus = os.cpu_count() or 1
-        data = libbpf.map_lookup(self.object.map_fd("outcomes"), 0, 16 * cpus)
+        data = bpf.map_lookup(self.object.map_fd("outcomes"), 0, 16 * cpus)
         hits, created = np.frombuffer(data, np.uint64).reshape(cpus, 2).sum(axis=0)
         return int(hits), int(created)
 

@@ -26,18 +26,24 @@ enum limit {
 	LIMIT_CANDIDATES = 128,      /* members of a pool among which the freest is looked for */
 	LIMIT_PROXIES = 16384,       /* prefixes of known mega-proxies */
 	LIMIT_RESETS = 65536,        /* bytes of the ring that asks for TCP resets */
+	LIMIT_NEWS = 4194304,        /* bytes of the ring that tells of new exceptions */
+	LIMIT_HELD = 4194304,        /* bytes of the ring of packets that wait for an answer */
+	LIMIT_HELD_FRAME = 1984,     /* bytes of such a packet, link header included */
+	LIMIT_ASKERS = 4096,         /* places of the limit of queries per client */
 	LIMIT_EXTENSION_HEADERS = 6, /* IPv6 extension headers walked */
 	LIMIT_HEADERS = 2048,        /* bytes from the IPv6 header to the transport header */
 	LIMIT_VLAN_TAGS = 2,         /* VLAN tags walked */
 	LIMIT_AGENT_SOURCES = 256,   /* director prefixes an agent accepts from */
 	LIMIT_AGENT_VIPS = 1024,     /* VIP addresses an agent accepts */
+	LIMIT_AGENT_EXITS = 8,       /* PoPs by which an agent may send replies, beside its own */
+	LIMIT_AGENT_CLIENTS = 65536, /* clients of other PoPs that an agent knows; then the oldest goes */
 	LIMIT_OUTBOUND_MTU = 1280,   /* bytes of an IP packet of the director's own to a backend */
 };
 
 /* Raised whenever bytes of a pinned map come to mean something else at the same size: then a director refuses
  * to adopt the maps of another build, instead of misreading them. */
 enum layout {
-	LAYOUT_VERSION = 2,
+	LAYOUT_VERSION = 3,
 };
 
 /* How the director treated a packet: exactly one of these per packet. */
@@ -57,6 +63,8 @@ enum verdict {
 	VERDICT_TOO_BIG,    /* would not fit when encapsulated, the sender was told: watch */
 	VERDICT_HOP_LIMIT,  /* time to live used up, the sender was told: watch */
 	VERDICT_RESET,      /* flow of a backend that is being reset, both ends are sent a TCP RST: watch */
+	/* Kept by the director for a moment. */
+	VERDICT_HELD, /* flow not known here, the other directors are asked whose it is: watch */
 	/* XDP_DROP: ours, and not deliverable. */
 	VERDICT_DROP_MALFORMED,       /* a header is cut off or contradicts itself: watch */
 	VERDICT_DROP_NO_BACKEND,      /* the slot has no home: no backend is eligible: alarm */
@@ -75,39 +83,50 @@ enum verdict {
 
 /* Which rung of the ladder chose the backend of a forwarded packet. */
 enum rung {
-	RUNG_TABLE = 0,        /* connection table: normal */
-	RUNG_LATE,             /* existing flow, idle for too long, whose backend is still remembered: watch */
-	RUNG_FRAGMENT,         /* later fragment, follows the first of its datagram: normal */
-	RUNG_SESSION_NEW,      /* new flow, backend of its client's live session: normal */
-	RUNG_SESSION_EXISTING, /* existing flow without an entry, backend of its client's live session: watch */
-	RUNG_HOME_NEW,         /* new session, home of its slot: normal */
-	RUNG_ROUND_ROBIN,      /* new session, whose turn it was: normal */
-	RUNG_FREEST,           /* new session, fewest live sessions per weight: normal */
-	RUNG_HOME_EXISTING,    /* existing flow of which nothing is known, home of its slot: watch */
-	RUNG_HOME_FRAGMENT,    /* later fragment without its first, home of the client's slot: watch */
+	RUNG_TABLE = 0,          /* connection table: normal */
+	RUNG_LATE,               /* existing flow, idle for too long, whose backend is still remembered: watch */
+	RUNG_FRAGMENT,           /* later fragment, follows the first of its datagram: normal */
+	RUNG_SESSION_NEW,        /* new flow, backend of its client's live session: normal */
+	RUNG_SESSION_EXISTING,   /* existing flow without an entry, backend of its client's live session: watch */
+	RUNG_DIRECTORY_NEW,      /* new flow, backend of its client's session as another director told: normal */
+	RUNG_DIRECTORY_EXISTING, /* existing flow without an entry, the same: watch */
+	RUNG_OWNER,              /* existing flow, backend as the director answered that knows it: watch */
+	RUNG_HOME_NEW,           /* new session, home of its slot: normal */
+	RUNG_ROUND_ROBIN,        /* new session, whose turn it was: normal */
+	RUNG_FREEST,             /* new session, fewest live sessions per weight: normal */
+	RUNG_HOME_EXISTING,      /* existing flow without an entry, home of a slot that did not move: watch */
+	RUNG_ORPHAN,        /* existing flow that nobody knows, at home or where another director guessed: alarm */
+	RUNG_HOME_FRAGMENT, /* later fragment without its first, home of the client's slot: watch */
 	RUNG_MAX,
 };
 
 /* What happened to the connection table and to the session table. */
 enum event {
-	EVENT_FLOW_CREATED = 0, /* entry created: normal */
-	EVENT_FLOW_SPILLED,     /* entry created in its second bucket, the first was crowded: normal */
-	EVENT_FLOW_EXPIRED,     /* a flow ended by its idle timeout: normal */
-	EVENT_FLOW_MOVED,       /* a live flow left its backend, which is down: watch */
-	EVENT_EVICTED_EXPIRED,  /* an expired entry made room: normal */
-	EVENT_EVICTED_OPENING,  /* a live entry with one packet only made room: watch */
-	EVENT_EVICTED_CLOSING,  /* a live entry after FIN or RST made room: watch */
-	EVENT_REFUSED_FULL,     /* no entry: both buckets hold live established flows: alarm */
-	EVENT_REFUSED_RATE,     /* no entry: over the rate limit of new flows: alarm */
-	EVENT_RACE_LOST,        /* another CPU changed the entry first, nothing was written: normal */
-	EVENT_STALE_BACKEND,    /* entry names a removed backend, ignored and replaced: watch */
-	EVENT_SESSION_CREATED,  /* session began: normal */
-	EVENT_SESSION_SPILLED,  /* session began in its second bucket, the first was full: normal */
-	EVENT_SESSION_EXPIRED,  /* a session ended by its idle timeout: normal */
-	EVENT_SESSION_MOVED,    /* a live session left its backend, which is down, removed or draining: watch */
-	EVENT_SESSION_EVICTED,  /* a session without an established flow made room: watch */
-	EVENT_SESSION_FULL,     /* no session: both buckets hold live sessions, its flows go by policy: alarm */
-	EVENT_CLIENT_SPLIT,     /* a client became a mega-proxy, new flows of it are split by port range: watch */
+	EVENT_FLOW_CREATED = 0,  /* entry created: normal */
+	EVENT_FLOW_SPILLED,      /* entry created in its second bucket, the first was crowded: normal */
+	EVENT_FLOW_EXPIRED,      /* a flow ended by its idle timeout: normal */
+	EVENT_FLOW_MOVED,        /* a live flow left its backend, which is down: watch */
+	EVENT_EVICTED_EXPIRED,   /* an expired entry made room: normal */
+	EVENT_EVICTED_OPENING,   /* a live entry with one packet only made room: watch */
+	EVENT_EVICTED_CLOSING,   /* a live entry after FIN or RST made room: watch */
+	EVENT_REFUSED_FULL,      /* no entry: both buckets hold live established flows: alarm */
+	EVENT_REFUSED_RATE,      /* no entry: over the rate limit of new flows: alarm */
+	EVENT_RACE_LOST,         /* another CPU changed the entry first, nothing was written: normal */
+	EVENT_STALE_BACKEND,     /* entry or exception of a backend without a row, ignored: watch */
+	EVENT_SESSION_CREATED,   /* session began: normal */
+	EVENT_SESSION_SPILLED,   /* session began in its second bucket, the first was full: normal */
+	EVENT_SESSION_EXPIRED,   /* a session ended by its idle timeout: normal */
+	EVENT_SESSION_MOVED,     /* a live session got another backend: it left its own, or was overruled: watch */
+	EVENT_SESSION_EVICTED,   /* a session without an established flow made room: watch */
+	EVENT_SESSION_FULL,      /* no session: both buckets hold live sessions, its flows go by policy: alarm */
+	EVENT_CLIENT_SPLIT,      /* a client became a mega-proxy, new flows of it are split by port range: watch */
+	EVENT_NEWS_LOST,         /* an exception was not told at once, the ring was full; a scan finds it: watch */
+	EVENT_SESSION_OVERRULED, /* a session went on elsewhere meanwhile, and follows what was told: normal */
+	EVENT_ORPHAN_UNKNOWN,    /* orphan: no director knows the flow: watch */
+	EVENT_ORPHAN_RATE,       /* orphan: over the rate limit of queries: alarm */
+	EVENT_ORPHAN_FULL,       /* orphan: the ring of held packets was full: alarm */
+	EVENT_ORPHAN_TOO_LONG,   /* orphan: the packet is too long to be held: watch */
+	EVENT_ORPHAN_BACKEND,    /* orphan: it was told to be at a backend that has no row here: alarm */
 	EVENT_MAX,
 };
 
@@ -120,6 +139,12 @@ enum agent_verdict {
 	AGENT_DROP_ECN, /* congestion was marked on the way, and the session cannot be told (RFC 6040): watch */
 	AGENT_DROP_HEADROOM, /* could not remove the outer header: alarm */
 	AGENT_MSS_CLAMPED,   /* MSS option of an outgoing SYN lowered, beside the packets above: normal */
+	AGENT_REPLY_DIRECT,  /* reply sent by this machine's own routes: normal */
+	AGENT_REPLY_EXIT,    /* reply sent to the exit of the PoP that the client's packets come in by: normal */
+	AGENT_REPLY_MOVED,   /* of these, by another PoP than the client last used, now silent: watch */
+	AGENT_DROP_REPLY_ROUTE,   /* reply to a client or an exit to which there is no route: alarm */
+	AGENT_DROP_REPLY_TOO_BIG, /* reply longer than what the interface carries: alarm */
+	AGENT_DROP_REPLY_OTHER,   /* reply that could not be read or encapsulated: alarm */
 	AGENT_MAX,
 };
 
@@ -220,8 +245,15 @@ struct backend {
 	__u8 reserved[28];
 };
 
+/* Bits of slot_table.home. A director that stands alone sets the marks nowhere. */
+enum slot {
+	SLOT_BACKEND = 0x0fff, /* mask of the row of `backends` */
+	SLOT_TELL = 0x4000,    /* other directors would look elsewhere: what begins here is told to them */
+	SLOT_UNSURE = 0x8000,  /* a flow without an entry may belong elsewhere: ask the other directors */
+};
+
 struct slot_table {
-	__u16 home[LIMIT_SLOTS]; /* row of `backends`; 0: no backend is eligible */
+	__u16 home[LIMIT_SLOTS]; /* see enum slot; backend 0: none is eligible */
 };
 
 /* The order of round robin: every backend as often as its weight says, spread evenly. */
@@ -289,6 +321,7 @@ enum flow_word {
 enum flow_session {
 	FLOW_ALONE = 0,          /* no session: it could not be had, or belongs to another backend by now */
 	FLOW_IS_SESSION = 1,     /* affinity flow */
+	FLOW_ORPHAN = 2,         /* beside either: nobody knew the flow, its backend is a guess */
 	FLOW_SESSION_WAY = 3,    /* mask of the way */
 	FLOW_SESSION_SECOND = 4, /* second bucket */
 	FLOW_SESSION_RANGE = 8,  /* of a range of a mega-proxy's ports */
@@ -384,6 +417,62 @@ struct reset {
 	__u8 reserved;
 };
 
+enum exception_kind {
+	EXCEPTION_SESSION = 1, /* of a client, or of a range of its ports */
+	EXCEPTION_FLOW,        /* of one flow: affinity flow, or a flow that its session has left behind */
+};
+
+enum exception_flag {
+	EXCEPTION_ASK = 1,    /* flows of this session may be elsewhere: ask whose an existing one is */
+	EXCEPTION_SPLIT = 2,  /* the client is a mega-proxy: ranges of its ports have sessions of their own */
+	EXCEPTION_ORPHAN = 4, /* of a flow that was asked for: nobody knows it, its home gets it */
+	EXCEPTION_ANSWER =
+		8, /* of a flow that was asked for: its owner answered; with ORPHAN: who guessed before */
+};
+
+/* Name of an exception: key of the map `directory`. */
+struct exception_key {
+	__u64 client[2]; /* host order words; of a session under the VIP's mask */
+	__u32 range;     /* session: 0 or 1 + range of ports, as in its word; flow: client port << 16 | VIP port */
+	__u16 vip;
+	__u16 kind; /* enum exception_kind */
+};
+
+/* Where an exception is. */
+struct exception {
+	__u32 since; /* tick of this machine at which it began or was last moved */
+	__u32 until; /* and after which it is not used */
+	__u16 backend;
+	__u8 flags; /* bits of enum exception_flag */
+	__u8 reserved[5];
+};
+
+/* A session or flow that began, moved or was split here, where other directors would not look for it. */
+struct news {
+	struct exception_key key;
+	__u32 tick;
+	__u16 backend;
+	__u8 flags; /* bits of enum exception_flag */
+	__u8 reserved;
+};
+
+/* A packet that waits until another director has said whose its flow is; with its link header, as it came. */
+struct held {
+	__u64 client[2]; /* host order words of the 16 byte forms */
+	__u64 vip_address[2];
+	__u32 ifindex; /* that it came in by */
+	__u32 tick;
+	__u16 client_port;
+	__u16 vip_port;
+	__u16 vip;
+	__u16 length; /* of the frame */
+	__u8 protocol;
+	__u8 family;
+	__u8 is_error; /* an ICMP error about a packet to the client */
+	__u8 reserved[13];
+	__u8 frame[LIMIT_HELD_FRAME];
+};
+
 /* Switched as one word: which half of the VIP hash tables is live. */
 struct control {
 	__u16 vip_half; /* 0 or 1 */
@@ -438,8 +527,13 @@ struct settings {
 	__u8 outer_source6[16]; /* upper 96 bits of the outer IPv6 source; the rest is entropy */
 	__u8 icmp_source4[4];   /* source of ICMP errors; all zero: the VIP */
 	__u8 icmp_source6[16];
-	__u8 redirect_always; /* never XDP_TX: for veth without an XDP program on the peer */
-	__u8 reserved[7];
+	__u32 queries_per_jiffy_16; /* packets that are held, as flows_per_jiffy_16 */
+	__u32 queries_burst;
+	__u32 client_queries_burst; /* of one client, who may have as many in a second */
+	__u8 redirect_always;       /* never XDP_TX: for veth without an XDP program on the peer */
+	__u8 is_member;             /* of a cluster: there are other directors to tell and to ask */
+	__u8 hash_only;             /* every packet goes by the hash: for comparisons */
+	__u8 reserved;
 };
 
 /* A prefix of clients behind which many people are: key of a longest-prefix trie. */
@@ -456,8 +550,36 @@ struct agent_source {
 
 /* Switches of the agent. Constants while a program runs. */
 struct agent_settings {
-	__u16 mss4; /* largest MSS announced over IPv4, 0: leave it */
+	__u64 silence; /* jiffies without a client's packet, after which a PoP counts as silent */
+	__u16 mss4;    /* largest MSS announced over IPv4, 0: leave it */
 	__u16 mss6;
+	__u8 exits;   /* rows of `agent_exits`; 0: replies leave directly, and nothing is noted for them */
+	__u8 is_exit; /* it takes replies of backends, not packets of clients */
+	__u8 reserved[2];
+};
+
+/* Where replies leave that go out by another PoP. */
+struct agent_exit {
+	__u8 address[16]; /* outer destination; IPv4 as ::ffff:a.b.c.d */
+	__u8 source[16];  /* outer source, of this machine */
+};
+
+/* A client of a VIP, whose packets come in by another PoP: key of the map `agent_clients`. */
+struct agent_client {
+	__u64 address[2]; /* in the byte order of the machine */
+	__u32 vip;        /* its place in the configuration */
+	__u32 reserved;
+};
+
+/* Bits of a client's way. */
+enum agent_way {
+	AGENT_WAY_EXIT = 255,     /* mask: 0: own PoP, else 1 + the row of `agent_exits` */
+	AGENT_WAY_DIRECTOR = 256, /* a director's own checks: they say nothing of what the PoP announces */
+};
+
+/* When a client's packet for a VIP last came in, by own PoP (0) and exits (from 1); jiffies, 0: never. */
+struct agent_heard {
+	__u64 at[LIMIT_AGENT_EXITS + 1];
 };
 
 struct outbound_counters {

@@ -9,7 +9,8 @@
 #include "abi.h"
 #include "bpf.h"
 
-/* prefix -> 1. Written by user space before attaching, read per encapsulated packet. */
+/* prefix -> 1 + way (enum agent_way) of the director. Written by user space before attaching, read per
+ * encapsulated packet. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -18,7 +19,7 @@ struct {
 	__type(value, __u32);
 } agent_sources SEC(".maps");
 
-/* VIP address, 16 bytes -> 1. As above; also read per SYN sent. */
+/* VIP address, 16 bytes -> its place in the configuration. As above; also read per SYN sent. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, LIMIT_AGENT_VIPS);
@@ -34,27 +35,55 @@ struct {
 	__type(value, struct agent_counters);
 } agent_counters SEC(".maps");
 
+/* Exits, by their number. Written by user space before attaching, read per reply that goes there. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LIMIT_AGENT_EXITS);
+	__type(key, __u32);
+	__type(value, struct agent_exit);
+} agent_exits SEC(".maps");
+
+/* Client -> its way, for those that came by another PoP. Written per change, read per packet and reply; few
+ * entries where no exits are configured. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, LIMIT_AGENT_CLIENTS);
+	__type(key, struct agent_client);
+	__type(value, __u32);
+} agent_clients SEC(".maps");
+
+/* Place of a VIP -> when its clients were heard. Written at most every few jiffies, read per reply. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, LIMIT_AGENT_VIPS);
+	__type(key, __u32);
+	__type(value, struct agent_heard);
+} agent_heard SEC(".maps");
+
 /* Switches: set before load, constants afterwards. */
 const volatile struct agent_settings agent_settings = {};
 
 _Static_assert(sizeof(struct agent_source) == 20, "matches abi.py");
-_Static_assert(sizeof(struct agent_settings) == 4, "matches abi.py");
+_Static_assert(sizeof(struct agent_settings) == 16, "matches abi.py");
 
-/* True if the address, in host order words, is inside a director's prefix. */
-static __always_inline int agent_trusts(const __u64 *address)
+/* 1 + way of the prefix that the address, in host order words, is inside of; 0: no director's. */
+static __always_inline __u32 agent_trusts(const __u64 *address)
 {
 	struct agent_source key = {.bits = 128};
 	__u64 words[2] = {swap64(address[0]), swap64(address[1])};
+	const __u32 *way;
 
 	__builtin_memcpy(key.address, words, sizeof(words));
-	return !!bpf_map_lookup_elem(&agent_sources, &key);
+	way = bpf_map_lookup_elem(&agent_sources, &key);
+	return way ? *way : 0;
 }
 
-static __always_inline int agent_has_vip(const __u64 *address)
+/* Place of the VIP with this address, or NULL. */
+static __always_inline const __u32 *agent_vip(const __u64 *address)
 {
 	__u64 key[2] = {swap64(address[0]), swap64(address[1])};
 
-	return !!bpf_map_lookup_elem(&agent_vips, key);
+	return bpf_map_lookup_elem(&agent_vips, key);
 }
 
 static __always_inline void agent_count(__u32 verdict)

@@ -10,6 +10,7 @@
  */
 
 #include "agent_maps.h"
+#include "agent_way.h"
 #include "csum.h"
 #include "parse.h"
 
@@ -116,7 +117,8 @@ static __always_inline enum agent_verdict decapsulate(struct xdp_md *ctx)
 	struct packet outer = {}, inner = {};
 	struct cursor c = cursor_open(ctx), at;
 	enum agent_verdict verdict;
-	int is_trusted;
+	const __u32 *vip;
+	__u32 trusted;
 
 	if (parse_link(&c, &outer) || parse_network(&c, &outer) || outer.is_fragment)
 		return AGENT_PASS;
@@ -127,16 +129,19 @@ static __always_inline enum agent_verdict decapsulate(struct xdp_md *ctx)
 	else
 		return AGENT_PASS;
 	at = c;
-	is_trusted = agent_trusts(outer.client);
+	trusted = agent_trusts(outer.client);
 	if (parse_network(&c, &inner))
-		return is_trusted ? AGENT_DROP_MALFORMED : AGENT_PASS;
-	if (!agent_has_vip(inner.vip_address))
+		return trusted ? AGENT_DROP_MALFORMED : AGENT_PASS;
+	vip = agent_settings.is_exit ? agent_vip(inner.client) : agent_vip(inner.vip_address);
+	if (!vip)
 		return AGENT_PASS;
-	if (!is_trusted)
+	if (!trusted)
 		return AGENT_DROP_SOURCE;
-	/* Trust changes here: a director sent this for a VIP. */
+	/* Trust changes here: a director sent this for a VIP, or a backend as one. */
 	if (!decap_fits(ctx, &outer, &inner))
 		return AGENT_DROP_MALFORMED;
+	if (agent_settings.exits)
+		way_learn(&inner, *vip, trusted - 1);
 	verdict = decap_congestion(at, &outer, &inner);
 	return verdict == AGENT_DECAPSULATED ? decap_pull(ctx, &outer, &inner) : verdict;
 }

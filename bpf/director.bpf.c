@@ -50,7 +50,7 @@ static __always_inline enum verdict choose(struct xdp_md *ctx, const struct cont
 	if (unlikely(!w->choice.vip))
 		return p->kind == KIND_ICMP_ERROR ? VERDICT_DROP_ICMP_QUOTE : VERDICT_NO_SERVICE;
 	flow_name_vip(&w->flow, w->choice.vip);
-	verdict = select_flow(w, p, backend);
+	verdict = select_flow(ctx, w, p, backend);
 	if (unlikely(verdict == VERDICT_RESET))
 		return reset_report(ctx, &w->flow, p, w->choice.id);
 	if (unlikely(p->is_fragment) && !verdict) {

@@ -176,7 +176,13 @@ static __always_inline int flow_is_open(__u32 life)
 	return life == LIFE_ESTABLISHED || life == LIFE_DATAGRAM;
 }
 
-/* Whether a flow that is a session of its own counts in `loads`. */
+/* Whether a flow is a session of its own, by its bits of enum flow_session. */
+static __always_inline int flow_is_session(__u32 session)
+{
+	return (session & ~FLOW_ORPHAN) == FLOW_IS_SESSION;
+}
+
+/* Whether such a flow counts in `loads`. */
 static __always_inline int flow_is_counted(__u32 life)
 {
 	return life == LIFE_OPENING || flow_is_open(life);
@@ -216,7 +222,7 @@ static __always_inline int flow_has_news(struct membership *m, const struct flow
 	const __u32 session = FLOW_GET(word, SESSION), vip = FLOW_GET(word, VIP);
 	__u32 limit, period;
 
-	if (session == FLOW_IS_SESSION) {
+	if (flow_is_session(session)) {
 		if (flow_is_counted(life) != flow_is_counted(life_after))
 			load_add(FLOW_GET(word, BACKEND), flow_is_counted(life) ? -1 : 1);
 		return 0;
@@ -308,7 +314,7 @@ static __always_inline void flow_end(struct membership *m, __u64 word, __u64 id,
 	const __u32 life = FLOW_GET(word, LIFE), session = FLOW_GET(word, SESSION);
 
 	m->vip = 0;
-	if (session == FLOW_IS_SESSION && flow_is_counted(life))
+	if (flow_is_session(session) && flow_is_counted(life))
 		load_add(FLOW_GET(word, BACKEND), -1);
 	if (!flow_is_open(life))
 		return;

@@ -31,17 +31,38 @@ __noinline int fragment_remember(struct work *w, const struct packet *p, __u32 a
 	return 0;
 }
 
-/* A later fragment has no ports. It follows its first; without one, the session of its client or home, where the
- * client alone decides. */
+/* Without its first, a fragment follows the session of its client, here or as told, or goes home. */
+static __always_inline enum verdict fragment_place(struct work *w, const struct vip *vip, const struct packet *p,
+						   struct counters *counts)
+{
+	const __u32 refusals = STANDING_RESET | STANDING_LEFT_BY_FLOWS;
+
+	w->seat = (struct seat){};
+	w->hint = (struct hint){};
+	seat_find(p, w->choice.vip, &w->seat);
+	if (settings.is_member)
+		directory_look(w, p);
+	if (directory_is_gone(w))
+		counts->events[EVENT_STALE_BACKEND]++;
+	if (select_follow(w, vip->pool, p, refusals))
+		return VERDICT_CONTINUE;
+	w->choice.rung = RUNG_HOME_FRAGMENT;
+	w->choice.id = home(vip->pool, affinity_slot(vip, p, 0));
+	return w->choice.id ? VERDICT_CONTINUE : VERDICT_DROP_NO_BACKEND;
+}
+
+/* A later fragment has no ports. It follows its first; without one it is placed, where the client alone
+ * decides. */
 __noinline int select_fragment(struct work *w, const struct packet *p, __u32 address_id)
 {
 	const struct idle_limits *limits = idle_limits_get();
+	__u32 zero = 0, vip_id;
+	struct counters *counts = bpf_map_lookup_elem(&counters, &zero);
 	struct flow_entry *entry;
 	struct vip *vip;
-	__u32 vip_id;
 	__u64 word;
 
-	if (!w || !p || !limits)
+	if (!w || !p || !limits || !counts)
 		return VERDICT_DROP_FRAGMENT;
 	flow_name_fragment(&w->flow, p, address_id);
 	w->choice.entropy = w->flow.hash >> 20;
@@ -60,16 +81,7 @@ __noinline int select_fragment(struct work *w, const struct packet *p, __u32 add
 	vip = bpf_map_lookup_elem(&vips, &vip_id);
 	if (!vip_id || !vip || vip->affinity != AFFINITY_CLIENT)
 		return VERDICT_DROP_FRAGMENT;
-	w->seat = (struct seat){};
-	seat_find(p, vip_id, &w->seat);
-	w->choice.rung = RUNG_SESSION_EXISTING;
-	w->choice.id = w->seat.backend;
-	if (w->seat.state != SEAT_LIVE ||
-	    !backend_takes(vip->pool, w->seat.backend, STANDING_RESET | STANDING_LEFT_BY_FLOWS)) {
-		w->choice.rung = RUNG_HOME_FRAGMENT;
-		w->choice.id = home(vip->pool, affinity_slot(vip, p, 0));
-	}
-	return w->choice.id ? VERDICT_CONTINUE : VERDICT_DROP_NO_BACKEND;
+	return fragment_place(w, vip, p, counts);
 }
 
 #endif

@@ -4,9 +4,9 @@
 
 /* Every map of the director: key -> value, who writes, who reads, what when full.
  *
- * Only array types, whose lookup is inlined to an address computation, but for two that few packets meet:
- * `proxies` and `resets`. All are pinned, so they outlive the daemon. Sizes marked (load) are set by the loader
- * from the configuration before the maps are made.
+ * Only array types, whose lookup is inlined to an address computation, but for those that few packets meet:
+ * `proxies`, `directory` and the rings. All are pinned, so they outlive the daemon. Sizes marked (load) are set
+ * by the loader from the configuration before the maps are made.
  */
 
 #include "abi.h"
@@ -176,6 +176,36 @@ struct {
 	__uint(max_entries, LIMIT_RESETS);
 } resets SEC(".maps");
 
+/* name of an exception -> where it is (load). Written by user space only, by what other directors tell and answer;
+ * memory is taken as it fills. When full, user space counts what it could not put. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct exception_key);
+	__type(value, struct exception);
+} directory SEC(".maps");
+
+/* Exceptions that arise here: struct news records for the daemon. When full, EVENT_NEWS_LOST. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, LIMIT_NEWS);
+} news SEC(".maps");
+
+/* Packets that wait: struct held records for the daemon. When full, EVENT_ORPHAN_FULL. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, LIMIT_HELD);
+} held SEC(".maps");
+
+/* hash of a client -> how many of its packets may wait yet, on this CPU. Clients that share a place share it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LIMIT_ASKERS);
+	__type(key, __u32);
+	__type(value, struct rate);
+} askers SEC(".maps");
+
 /* 0 -> counters without a label. Written here, read by user space, never reset. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -201,7 +231,7 @@ struct {
 } backend_stats SEC(".maps");
 
 /* enum rate_limit -> token bucket of this CPU. Written and read here only. */
-enum rate_limit { RATE_FLOWS = 0, RATE_ICMP, RATE_MAX };
+enum rate_limit { RATE_FLOWS = 0, RATE_ICMP, RATE_QUERIES, RATE_MAX };
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, RATE_MAX);

@@ -111,7 +111,7 @@ static __always_inline void mss_clamp(struct __sk_buff *skb)
 	if (p.protocol != IPPROTO_TCP || p.kind == KIND_LATER_FRAGMENT)
 		return;
 	tcp = cursor_take(&c, sizeof(*tcp));
-	if (!tcp || likely(!tcp->syn) || !agent_has_vip(p.client))
+	if (!tcp || likely(!tcp->syn) || !agent_vip(p.client))
 		return;
 	limit = p.family == 4 ? agent_settings.mss4 : agent_settings.mss6;
 	tcp_at = p.link_length + p.header_length;

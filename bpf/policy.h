@@ -22,12 +22,18 @@ static __always_inline __u32 pool_place(__u32 pool_id)
 	return pool ? READ_ONCE(pool->table) : ~0U;
 }
 
-static __always_inline __u32 home(__u32 pool_id, __u32 slot)
+/* With its marks, enum slot. */
+static __always_inline __u32 home_marked(__u32 pool_id, __u32 slot)
 {
 	__u32 place = pool_place(pool_id);
 	struct slot_table *slots = bpf_map_lookup_elem(&slot_tables, &place);
 
 	return slots ? slots->home[slot & (LIMIT_SLOTS - 1)] : 0;
+}
+
+static __always_inline __u32 home(__u32 pool_id, __u32 slot)
+{
+	return home_marked(pool_id, slot) & SLOT_BACKEND;
 }
 
 /* Bits of enum standing, of a backend that has one somewhere. */

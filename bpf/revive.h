@@ -6,6 +6,7 @@
  * session made room before the handshake was over.
  */
 
+#include "news.h"
 #include "work.h"
 
 /* The session of an expired flow that sends again, as bits of its entry: the client's, if that is at the same
@@ -18,12 +19,16 @@ static __always_inline __u32 revive_session(struct work *w, const struct vip *vi
 		return FLOW_IS_SESSION;
 	w->seat = (struct seat){};
 	seat_find(p, w->choice.vip, &w->seat);
+	if (settings.is_member && w->seat.parted)
+		news_of_split(w, vip, p);
 	if (w->seat.state == SEAT_LIVE)
 		return w->seat.backend == w->choice.id ? w->seat.session : FLOW_ALONE;
 	session_name(&w->key, vip, w->choice.vip, p->client, w->seat.range);
 	found = session_admit(w);
 	if (!(found & FLOW_IN_SESSION) || found >> ADMISSION_BACKEND_SHIFT != w->choice.id)
 		return FLOW_ALONE;
+	if (settings.is_member && found & ADMISSION_BEGUN)
+		news_of_session(w, w->choice.id, 0);
 	return (found & FLOW_SESSION_MASK) | w->seat.split;
 }
 
@@ -95,6 +100,8 @@ __noinline int flow_reseat(struct work *w, const struct packet *p)
 	session_name(&w->key, vip, vip_id, p->client,
 		     of_range ? affinity_split_range(vip, p->client_port) : affinity_range(vip, p->client_port));
 	found = session_begin(&w->key, state.backend);
+	if (settings.is_member && found & ADMISSION_BEGUN)
+		news_of_session(w, state.backend, 0);
 	if (of_range) {
 		session_name(&w->key, vip, vip_id, p->client, 0);
 		session_begin(&w->key, state.backend);

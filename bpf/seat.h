@@ -25,6 +25,8 @@ struct seat {
 	__u32 session; /* bits of enum flow_session, if live */
 	__u32 range;   /* of the session's key */
 	__u32 split;   /* FLOW_SESSION_RANGE if it is of a mega-proxy's range */
+	__u32 seen;    /* tick of the packet before, if live */
+	__u32 parted;  /* row of the backend of a client that became a mega-proxy just now */
 };
 
 static __always_inline int proxy_is_listed(const struct packet *p)
@@ -59,6 +61,7 @@ static __always_inline struct session *seat_look(struct seat *seat, const struct
 		session_life(word) == SESSION_PAST || session_has_expired(word, READ_ONCE(*seen), tick, limits)
 			? SEAT_RETURNING
 			: SEAT_LIVE;
+	seat->seen = READ_ONCE(*seen);
 	if (seat->state == SEAT_LIVE && p->kind != KIND_ICMP_ERROR && READ_ONCE(*seen) != tick)
 		WRITE_ONCE(*seen, tick);
 	return s;
@@ -93,6 +96,7 @@ static __always_inline void seat_split(struct seat *seat, struct session *s, con
 	if (!is_split) {
 		__sync_fetch_and_or(&s->word, SESSION_FIELD(SPLIT));
 		counts->events[EVENT_CLIENT_SPLIT]++;
+		of_range.parted = seat->backend;
 	}
 	*seat = of_range;
 	seat->session |= FLOW_SESSION_RANGE;

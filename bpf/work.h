@@ -18,10 +18,23 @@ struct choice {
 	__u32 began;   /* a new session began */
 	__u32 egress;  /* interface of the backend, read once: user space clears it while it writes the row */
 	__u32 rung;
+	__u32 home;        /* of its slot, with marks; only in a cluster */
 	__u32 is_recorded; /* to be written down in the connection table, */
 	__u32 session;     /* with these bits of enum flow_session */
 	__u32 is_revived;  /* the entry had expired, and is open again */
 	__u32 is_unseated; /* the flow opened, and its session has made room for another */
+};
+
+/* What the directory says about a flow. */
+struct hint {
+	__u32 state; /* enum hint_state */
+	__u32 backend;
+	__u32 flags;     /* of the client's session, enum exception_flag */
+	__u32 is_known;  /* there is an exception of this name, expired or not */
+	__u32 is_orphan; /* the flow was asked for, and nobody knows it; HINT_FLOW: but somebody guessed */
+	__u32 is_answer; /* HINT_FLOW: by its owner, who was asked */
+	__u32 is_apart;  /* HINT_FLOW: the client's session is elsewhere, */
+	__u32 is_newer;  /* and what is known of it here is older */
 };
 
 /* What the ladder works on. In a map, not on the stack: of that, all functions that nest have 512 bytes. */
@@ -30,6 +43,7 @@ struct work {
 	struct choice choice;
 	struct seat seat;
 	struct session_key key;
+	struct hint hint;
 	struct membership told;  /* this flow, to its session */
 	struct membership ended; /* a flow that made room for this one */
 };

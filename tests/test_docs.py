@@ -194,6 +194,7 @@ def root_command() -> Any:
     return typer.main.get_command(app)
 
 
+@cache
 def children(command: Any) -> dict[str, Any]:
     """Subcommands by name; none for a command that does something."""
     if not hasattr(command, "list_commands"):

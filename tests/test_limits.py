@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from limpet.agent import config as agent_config
-from limpet.api import audit, events, feed, gate, listener, models_change, tokens
-from limpet.core import document, model, pool_table, slots, values
-from limpet.daemon import pacing, resets
+from limpet.api import audit, events, feed, gate, interface, listener, tokens
+from limpet.core import cluster, document, exception, model, pool_table, sealing, slots, values
+from limpet.daemon import pacing, resets, unixtime
 from limpet.daemon.checks import checker, http
+from limpet.daemon.cluster import catchup, tidying
+from limpet.daemon.directory import ownlog, placement, worth
+from limpet.daemon.ownership import holding, verdicts
 from limpet.datapath import abi, settings
 from limpet.store import outbox, revisions
 
@@ -44,7 +47,7 @@ def limits() -> dict[str, int]:
         "SESSIONS_MIN": document.SESSIONS_MIN,
         "SESSIONS_MAX": document.SESSIONS_MAX,
     }
-    found |= limits_of_commands()
+    found |= limits_of_commands() | limits_of_queries() | limits_of_directory()
     for name in ("QUOTE_MAX4", "QUOTE_MAX6", "OUTER_HOP_LIMIT"):
         text = (ROOT / "bpf" / "answer.h").read_text() + (ROOT / "bpf" / "encap.h").read_text()
         match = re.search(rf"#define {name}\s+(\d+)", text)
@@ -53,16 +56,47 @@ def limits() -> dict[str, int]:
     return found
 
 
+def limits_of_directory() -> dict[str, int]:
+    """Those of the session directory."""
+    return {
+        "BATCH_MAX": exception.BATCH_MAX,
+        "QUEUE_MAX": ownlog.QUEUE_MAX,
+        "AT_ONCE_MAX": ownlog.AT_ONCE_MAX,
+        "GRACE_S": placement.GRACE_S,
+        "FLOW_S": placement.FLOW_S,
+        "SKEW_MS": worth.SKEW_MS,
+    }
+
+
+def limits_of_queries() -> dict[str, int]:
+    """Those of ownership queries."""
+    return {
+        "DATAGRAM_BYTES_MAX": sealing.DATAGRAM_BYTES_MAX,
+        "TIME_WINDOW_MS": sealing.TIME_WINDOW_MS,
+        "SENDERS_MAX": sealing.SENDERS_MAX,
+        "WAITING_OF_FLOW_MAX": holding.WAITING_OF_FLOW_MAX,
+        "WAITING_MAX": holding.WAITING_MAX,
+        "OWNERS_MAX": verdicts.OWNERS_MAX,
+        "ORPHANS_MAX": verdicts.ORPHANS_MAX,
+        "RETURNS_MAX": verdicts.RETURNS_MAX,
+    }
+
+
 def limits_of_commands() -> dict[str, int]:
     """Those of intents, events, API and resets; with its module where others have the same name."""
     return {
         "REVISIONS_MAX": revisions.REVISIONS_MAX,
         "HISTORY_BYTES_MAX": revisions.HISTORY_BYTES_MAX,
+        "LATE_S": int(catchup.LATE_S),
+        "JUMP_S": int(unixtime.JUMP_S),
+        "ABSENT_MAX_S": int(cluster.ABSENT_MAX_S),
+        "SHARED_HISTORY_MAX": tidying.SHARED_HISTORY_MAX,
+        "SHARED_HISTORY_BYTES_MAX": tidying.SHARED_HISTORY_BYTES_MAX,
         "EVENTS_MAX": outbox.EVENTS_MAX,
         "feed.KEPT": feed.KEPT,
         "STREAMS_MAX": events.STREAMS_MAX,
         "CHANGES_MAX": pacing.CHANGES_MAX,
-        "DEADLINE_MAX_S": models_change.DEADLINE_MAX_S,
+        "DEADLINE_MAX_S": interface.DEADLINE_MAX_S,
         "listener.CONNECTIONS_MAX": listener.CONNECTIONS_MAX,
         "gate.BODY_MAX": gate.BODY_MAX,
         "TOKENS_MAX": tokens.TOKENS_MAX,

@@ -25,7 +25,7 @@ import limpet
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ROOT / "src" / "limpet"
-PROGRAMS = ("agent", "clock", "director", "outbound", "sweep")
+PROGRAMS = ("agent", "clock", "delay", "director", "outbound", "sweep")
 OBJECTS = {f"limpet/datapath/{name}.bpf.o" for name in PROGRAMS}
 ELF, MACHINE_AT, MACHINE_BPF = b"\x7fELF", 18, 247
 # What comes with a library that is declared, and is imported beside it.
@@ -145,7 +145,8 @@ def imported() -> set[str]:
 
 def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = {re.split("[=<>~]", each)[0].lower() for each in project["dependencies"]}
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["cluster"]]
+    declared = {re.split("[=<>~]", each)[0].lower() for each in wanted}
     origins = importlib.metadata.packages_distributions()
     used = {origins[name][0].lower().replace("_", "-") for name in imported()}
     assert {COMES_WITH.get(name, name) for name in used} == declared
@@ -153,7 +154,8 @@ def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
 
 def test_versions_of_libraries_are_pinned_and_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = {*project["dependencies"], *project["optional-dependencies"]["dev"]}
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *extras["cluster"], *extras["dev"]}
     text = (ROOT / "requirements.lock").read_text()
     locked = set(text.lower().replace("_", "-").split())
     assert not [each for each in wanted if "==" not in each or each.lower() not in locked]

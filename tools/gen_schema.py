@@ -55,6 +55,7 @@ def table(header: str, model: dict[str, Any], definitions: dict[str, Any]) -> li
     for key, field in model["properties"].items():
         if target(field):
             deeper = f"[{header.strip('[]')}.{key}]"
+            deeper = f"[{deeper}]" if field.get("type") == "array" else deeper
             lines.append(f"| `{key}` | table | | {field['description']}; see `{deeper}` |")
             inner += table(deeper, definitions[target(field)], definitions)
             continue
@@ -66,7 +67,8 @@ def table(header: str, model: dict[str, Any], definitions: dict[str, Any]) -> li
 
 def target(field: dict[str, Any]) -> str:
     """Name of the model that a field refers to; empty if it is a plain value."""
-    choices = [field, *field.get("anyOf", ())]  # a table that may be left out is one of two
+    # A table that may be left out is one of two; of a list of tables, each item is one.
+    choices = [field, field.get("items", {}), *field.get("anyOf", ())]
     return next((str(c["$ref"]).rpartition("/")[2] for c in choices if "$ref" in c), "")
 
 

@@ -25,7 +25,7 @@ vips = ["192.0.2.10", "2001:db8::10"]
 def programs() -> Iterator[Programs]:
     """The programs as for an interface with an MTU of 1500, attached to nothing."""
     wanted = config.parse(GOLDEN)
-    loaded = Programs(wanted, mss.limits(1500, wanted.directors))
+    loaded = Programs(wanted, mss.limits(1500, wanted.sources()))
     yield loaded
     loaded.close()
 

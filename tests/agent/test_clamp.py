@@ -10,8 +10,8 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from limpet.agent import counters
-from limpet.agent.programs import Programs
-from limpet.datapath import libbpf
+from limpet.agent.programs import COUNTERS, Programs
+from limpet.datapath import bpf
 
 pytestmark = pytest.mark.kernel
 
@@ -145,9 +145,9 @@ CASES.append(
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_segment_leaves_as_it_should(programs: Programs, case: Case) -> None:
     """The frame comes out as scapy would build it with the lower MSS, checksum included."""
-    before = counters.read(programs.counters_fd())["mss_clamped"]
-    run = libbpf.run(programs.egress, bytes(case.packet))
-    clamped = counters.read(programs.counters_fd())["mss_clamped"] - before
+    before = counters.read(programs._object.map_fd(COUNTERS))["mss_clamped"]
+    run = bpf.run(programs.egress, bytes(case.packet))
+    clamped = counters.read(programs._object.map_fd(COUNTERS))["mss_clamped"] - before
     wanted = case.result if case.result is not None else case.packet
     assert run.action == "unspec"
     assert Ether(run.packet).show2(dump=True) == Ether(bytes(wanted)).show2(dump=True)

@@ -10,8 +10,8 @@ from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from limpet.agent import counters
-from limpet.agent.programs import Programs
-from limpet.datapath import libbpf
+from limpet.agent.programs import COUNTERS, Programs
+from limpet.datapath import bpf
 
 pytestmark = pytest.mark.kernel
 
@@ -150,9 +150,9 @@ def counted(before: dict[str, int], after: dict[str, int]) -> dict[str, int]:
 
 
 def check(programs: Programs, case: Case) -> None:
-    before = counters.read(programs.counters_fd())
-    run = libbpf.run(programs.ingress, bytes(case.packet))
-    after = counters.read(programs.counters_fd())
+    before = counters.read(programs._object.map_fd(COUNTERS))
+    run = bpf.run(programs.ingress, bytes(case.packet))
+    after = counters.read(programs._object.map_fd(COUNTERS))
     assert counted(before, after) == {case.verdict: 1}
     if case.result is None:
         assert run.action == "drop"

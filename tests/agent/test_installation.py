@@ -28,7 +28,7 @@ from limpet.agent import egress, ingress, installation, interface, mss, programs
 from limpet.agent.config import AgentConfig
 from limpet.core.errors import Conflict, LimpetError, NotFound, Unsupported
 from limpet.core.model import XdpMode
-from limpet.datapath import libbpf
+from limpet.datapath import bpf
 from limpet.lab import namespace
 
 pytestmark = pytest.mark.kernel
@@ -325,7 +325,7 @@ def test_a_driver_without_native_xdp(clean: Pair) -> None:
 def test_a_foreign_xdp_program(clean: Pair) -> None:
     other = programs.Programs(configuration(clean), mss.limits(1500, []))
     with clean.inside(clean.backend):
-        link = libbpf.link_create(other.ingress, interface.find("eth0").index, 0)
+        link = bpf.link_create(other.ingress, interface.find("eth0").index, 0)
     try:
         with pytest.raises(Conflict, match="another XDP program"):
             apply(clean)

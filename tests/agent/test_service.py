@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -175,13 +176,20 @@ def test_show_is_for_people_too(agent: Agent) -> None:
     agent.start()
     agent.works()
     text = agent.command("show", agent.pair.name).stdout
-    assert f"agent {agent.pair.name} on eth0, XDP native" in text
+    assert f"agent {agent.pair.name} on eth0" in text
+    both = r"decapsulation: XDP native [0-9a-f]{16}; MSS clamp: tc egress [0-9a-f]{16}"
+    assert re.search(both, text)
     assert "decapsulated" in text
     assert "handed to the kernel" in text
     found = json.loads(agent.command("show", agent.pair.name, "--json").stdout)
     assert found["vips"] == [{"address": VIP4, "present": True}]
     assert found["counters"]["decapsulated"] == 1
     assert found["problems"] == []
+    with agent.pair.inside(agent.pair.backend):
+        subprocess.run(["tc", "qdisc", "del", "dev", "eth0", "clsact"], check=True)
+    said = " ".join(agent.command("show", agent.pair.name).stdout.split())
+    assert "MSS clamp: not attached" in said
+    assert "the MSS clamp is not on eth0; `limpet agent run` puts it back" in said
 
 
 def test_root_is_needed(agent: Agent) -> None:

@@ -26,6 +26,7 @@ def text(**changes: str | None) -> str:
 
 def test_a_good_file_is_read() -> None:
     found = config.parse(text(xdp='"generic"', mtu="1400"))
+    assert isinstance(found, config.AgentConfig)
     assert found.directors == [ip_network("100.64.0.0/16"), ip_network("fd00:11be:7::/96")]
     assert found.vips == [ip_address("192.0.2.10"), ip_address("2001:db8::10")]
     assert (found.xdp, found.mtu) == ("generic", 1400)
@@ -33,6 +34,7 @@ def test_a_good_file_is_read() -> None:
 
 def test_what_is_left_out_has_a_default() -> None:
     found = config.parse(text())
+    assert isinstance(found, config.AgentConfig)
     assert (found.xdp, found.mtu) == ("auto", None)
 
 
@@ -77,6 +79,50 @@ def test_a_bad_file_is_refused(changes: dict[str, str | None], why: str, mend: s
     (problem,) = caught.value.problems
     assert why in f"{problem.where}: {problem.why}"
     assert mend in problem.mend
+
+
+ELSEWHERE = '["100.65.0.0/16"]'
+BAD_EXITS = [
+    ({"address": '"10.0.2.2"'}, "agent.toml:5: exits.directors: the key is missing", "[[exits]]"),
+    ({"directors": ELSEWHERE}, "exits.address: the key is missing", "[[exits]]"),
+    ({"directors": ELSEWHERE, "address": '"x"'}, "exits.address: 'x' is not an IP", "write an"),
+    ({"directors": ELSEWHERE, "address": '"::1"'}, "::1 cannot be an exit", "of that PoP"),
+    ({"directors": ELSEWHERE, "address": '"192.0.2.10"'}, "192.0.2.10 is a VIP", "backbone"),
+    ({"directors": '["100.64.0.0/16"]', "address": '"10.0.2.2"'}, "more than one list", "own"),
+    ({"directors": ELSEWHERE, "address": '"10.0.2.2"', "x": "1"}, "exits.x: unknown", "directors"),
+]
+
+
+@pytest.mark.parametrize(("exit", "why", "mend"), BAD_EXITS)
+def test_a_bad_exit_is_refused(exit: dict[str, str], why: str, mend: str) -> None:
+    lines = "\n".join(f"{key} = {value}" for key, value in exit.items())
+    with pytest.raises(ConfigError) as caught:
+        config.parse(f"{text()}\n[[exits]]\n{lines}")
+    (problem,) = caught.value.problems
+    assert why in f"{problem.where}: {problem.why}"
+    assert mend in problem.mend
+
+
+def test_exits_are_numbered_as_they_are_listed() -> None:
+    more = f'[[exits]]\ndirectors = {ELSEWHERE}\naddress = "10.0.2.2"'
+    found = config.parse(f"{text()}\n{more}").sources()
+    assert found[ip_network("100.64.0.0/16")] == 0
+    assert found[ip_network("100.65.0.0/16")] == 1
+
+
+def test_backends_make_an_exit() -> None:
+    found = config.parse(text(directors=None, backends='["10.0.1.0/24"]'))
+    assert isinstance(found, config.ExitConfig)
+    with pytest.raises(ConfigError, match="directors: it does not go with backends"):
+        config.parse(text(backends='["10.0.1.0/24"]'))
+    with pytest.raises(ConfigError, match="backends: the list is empty"):
+        config.parse(text(directors=None, backends="[]"))
+
+
+def test_too_many_exits() -> None:
+    row = '[[exits]]\ndirectors = ["10.{}.0.0/16"]\naddress = "10.0.2.2"\n'
+    with pytest.raises(ConfigError, match="more than 8 entries"):
+        config.parse(text() + "\n" + "".join(row.format(number) for number in range(9)))
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -74,6 +74,7 @@ class MemoryDirector:
         self.revision = 1
         self.drain_rows: dict[str, Json] = {}
         self.weights: dict[tuple[str, str], int] = {}
+        self.pop_drains: dict[str, str] = {}  # by whom
         self.revisions = [self._revision("nobody", "the beginning")]
         self.feed = Feed(kept)
         self.reloads, self.has_stopped = 0, False
@@ -93,11 +94,12 @@ class MemoryDirector:
             "started": now(),
             "uptime_s": 7,
             **paths,
-            **{part: {} for part in ("sweeper", "checks", "hooks", "resets")},
+            **{part: {} for part in ("sweeper", "checks", "hooks", "resets", "routes")},
             "own_packets_error": "",
             "program": "0011223344556677",
             "program_id": 5,
             "attachments": [attachment],
+            "degraded": [],
             "revision": self.revision,
             "flows": {**occupancy, "by_life": {"established": 5}},
             "sessions": {**occupancy, "by_life": {"live": 5}},
@@ -180,7 +182,9 @@ class MemoryDirector:
             for (pool, name), weight in self.weights.items()
         ]
         drains = [{key: row[key] for key in TERMS} for row in self.drain_rows.values()]
-        return {"revision": self.revision, "drains": drains, "weights": weights}
+        pops = [{"pop": name, "began": now(), "by": by} for name, by in self.pop_drains.items()]
+        found = {"revision": self.revision, "drains": drains, "weights": weights}
+        return found | {"pop_drains": pops}
 
     async def history(self, limit: int) -> list[Json]:
         newest = self.revisions[::-1]
@@ -193,6 +197,17 @@ class MemoryDirector:
         wanted = Intents(drains, self.weights)
         return effective(desired, wanted, assess(desired, wanted, {}, 2.0, {})).json()
 
+    async def routes(self) -> Json:
+        address: Json = {"address": "192.0.2.10", "vips": ["web4"], "state": "announced"}
+        address |= {"why": "it can be served", "communities": ["64500:1"], "med": 5, "prepend": 0}
+        told = {"to": "r1", "communities": ["64500:1"], "med": 5, "path": []}
+        peer: Json = {"name": "r1", "address": "10.0.0.1", "asn": 64_500, "is_up": True}
+        peer |= {"state": "Established", "error": "", "routes": 1}
+        found: Json = {"speaker": "bird", "error": "", "speaker_pid": 1, "bird_pid": 2}
+        found |= {"bird_restarts": 0, "hold_s": 600, "pop": "fra"}
+        found |= {"drained_by": self.pop_drains.get("fra")}
+        return found | {"routes": [{**address, "told": [told]}], "peers": [peer]}
+
     async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
         self._known(backend)
         share = {"percent_before": 50.0, "percent_after": 100.0, "sessions": 1}
@@ -203,6 +218,20 @@ class MemoryDirector:
     async def plan(self, text: str) -> Json:
         parse(text)
         return PLAN
+
+    async def apply(self, text: str, by: str, if_revision: int | None) -> Json:
+        parse(text)
+        return {**PLAN, "revision": 1, "in_effect": True, "is_new": True}
+
+    async def pops(self) -> Json:
+        member: Json = {"name": "d", "pop": "fra", "listen": "10.0.0.1:1", "software": __version__}
+        member |= {"revision": 1, "generation": 2, "digest": "ab", "preparing": None, "lag": 0}
+        member |= {"reachable": True, "reported_s_ago": 0.5, "differences": [], "condition": []}
+        pop: Json = {"pop": "fra", "drained_by": None}
+        found: Json = {"cluster": "edge", "revision": 1, "generation": 2, "digest": "ab"}
+        found |= {"preparing": None, "changed_by": "ann", "changed": "", "what": "", "degraded": []}
+        row = member | {"is_leader": True, "bypassed": []}
+        return found | {"pops": [pop | {"directors": [row]}]}
 
     def events(self, since: int | None) -> AsyncIterator[Json]:
         return self.feed.follow(since)
@@ -243,6 +272,21 @@ class MemoryDirector:
             raise Conflict(f"backend {backend!r} is not draining")
         return self._next(by, f"undrain {backend}")
 
+    async def drain_pop(self, pop: str, by: str, if_revision: int | None) -> Json:
+        self._compare(if_revision)
+        if pop != "fra":
+            raise NotFound(f"there is no PoP {pop!r}; PoPs: fra")
+        if pop in self.pop_drains:
+            return {**PLAN, "revision": self.revision}
+        self.pop_drains[pop] = by
+        return self._next(by, f"drain PoP {pop}")
+
+    async def undrain_pop(self, pop: str, by: str, if_revision: int | None) -> Json:
+        self._compare(if_revision)
+        if self.pop_drains.pop(pop, None) is None:
+            raise Conflict(f"PoP {pop!r} is not drained; drained: none")
+        return self._next(by, f"undrain PoP {pop}")
+
     async def set_weight(
         self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
     ) -> Json:
@@ -262,6 +306,11 @@ class MemoryDirector:
         if revision not in {row["revision"] for row in self.revisions}:
             raise NotFound(f"there is no revision {revision}")
         return self._next(by, f"rollback {revision}")
+
+    async def remove_director(self, name: str, by: str) -> Json:
+        if name != "d":
+            raise NotFound(f"no director {name!r}")
+        return {"director": name, "removed": True}
 
     async def reload(self) -> Json:
         self.reloads += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from api.memory import MemoryDirector
-from api.served import Served, make_certificate, wait_for
+from api.served import Served, make_certificate
 from limpet.api import access, listener, openapi
 from limpet.api.application import application
 from limpet.api.audit import Audit
@@ -89,6 +89,7 @@ held = [socket.socket(socket.AF_UNIX) for _ in range(int(sys.argv[2]))]
 for each in held:
     each.connect(sys.argv[1])
     each.settimeout(5)
+print("connected", flush=True)
 def ended(each):
     try:
         return each.recv(1) == b""
@@ -103,7 +104,10 @@ print("".join("-+"[not ended(each)] for each in held[::-1]), flush=True)
 def held_by_a_stranger(served: Served, count: int) -> "subprocess.Popen[str]":
     """Connections that ask for nothing. It says which are ended within 5 s, the last first."""
     argv = [sys.executable, "-c", HOLD, str(served.path), str(count), str(STRANGER)]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    held = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert held.stdout is not None
+    assert held.stdout.readline() == "connected\n"
+    return held
 
 
 def test_strangers_cannot_use_up_the_connections(
@@ -113,7 +117,7 @@ def test_strangers_cannot_use_up_the_connections(
     monkeypatch.setattr(listener, "CONNECTIONS_MAX", 3)
     monkeypatch.setattr(listener, "FIRST_REQUEST_S", 60)
     with held_by_a_stranger(served, 4) as held:
-        wait_for(lambda: served.ask("GET", "/v1/status").status == 200)
+        assert served.ask("GET", "/v1/status").status == 200
         assert held.communicate(timeout=30)[0].strip().startswith("-+")
 
 

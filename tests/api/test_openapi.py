@@ -18,10 +18,13 @@ from limpet.api import models, models_change
 
 # What to ask of each operation -> so that it answers with a full example.
 DRAIN, WEIGHT = "/v1/backends/b1/drain", "/v1/pools/web/backends/b1/weight"
+POP_DRAIN = "/v1/pops/fra/drain"
 ASKED: list[tuple[str, str, Any]] = [
     ("PUT", DRAIN, {"rule": "flows"}),
     ("PUT", f"{DRAIN}?dry_run=true", {}),
     ("PUT", WEIGHT, {"weight": 3}),
+    ("PUT", POP_DRAIN, {}),
+    ("GET", "/v1/routes", None),
     ("GET", "/v1/status", None),
     ("GET", "/v1/vips", None),
     ("GET", "/v1/pools", None),
@@ -39,8 +42,12 @@ ASKED: list[tuple[str, str, Any]] = [
     ("GET", "/v1/events?since=0&follow=false", None),
     ("GET", "/v1/audit", None),
     ("POST", "/v1/plan", CONFIG),
+    ("POST", "/v1/apply", CONFIG),
+    ("GET", "/v1/pops", None),
     ("DELETE", DRAIN, None),
     ("DELETE", WEIGHT, None),
+    ("DELETE", POP_DRAIN, None),
+    ("DELETE", "/v1/directors/d", None),
     ("POST", "/v1/rollback", {"revision": 1}),
     ("POST", "/v1/reload", None),
     ("POST", "/v1/shutdown", None),
@@ -91,7 +98,8 @@ def test_every_operation_has_a_schema_and_a_name_of_its_own() -> None:
 def test_every_operation_is_shown_with_curl_in_the_manual() -> None:
     text = (gen_openapi.FILE.parent.parent / "operate" / "api.md").read_text()
     for method, path, _ in operations():
-        example = re.sub(r"{backend}", "b1", re.sub(r"{pool}", "web", path))
+        example = path.replace("{backend}", "b1").replace("{pool}", "web").replace("{pop}", "fra")
+        example = example.replace("{name}", "par-d1")
         lines = re.findall(r"\$ curl (?:[^\n]|\\\n)*", text)
         assert [
             line

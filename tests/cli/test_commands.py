@@ -103,7 +103,9 @@ def test_check_warns_of_the_machine(running: Site, tmp_path: Path) -> None:
     assert ["eth7" in warning for warning in found["warnings"]] == [True]
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["show", "--help"], ["version"], ["show", "--json"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["show", "--help"], ["--version"], ["version"], ["show", "--json"]]
+)
 def test_clients_import_nothing_heavy(running: Site, argv: list[str]) -> None:
     environment = {**os.environ, "LIMPET_SOCKET": str(running.places.socket)}
     code = (

@@ -11,11 +11,14 @@ from hypothesis import strategies as st
 from limpet.core.intent import (
     Drain,
     Intents,
+    PopDrain,
     decode,
     encode,
     with_drain,
+    with_pop_drain,
     with_weight,
     without_drain,
+    without_pop_drain,
     without_weight,
 )
 from limpet.core.model import WEIGHT_MAX, AtDeadline, DrainRule
@@ -39,7 +42,8 @@ def intents(draw: st.DrawFn) -> Intents:
         for name in draw(st.sets(names, max_size=3))
     }
     weights = st.dictionaries(st.tuples(names, names), st.integers(0, WEIGHT_MAX), max_size=3)
-    return Intents(drains, draw(weights))
+    pops = {n: PopDrain(n, draw(times), draw(names)) for n in draw(st.sets(names, max_size=2))}
+    return Intents(drains, draw(weights), pops)
 
 
 @given(intents())
@@ -50,7 +54,9 @@ def test_what_is_written_is_read_back(these: Intents) -> None:
 @given(intents())
 def test_equal_intents_give_equal_text(these: Intents) -> None:
     turned = Intents(
-        dict(reversed(list(these.drains.items()))), dict(reversed(list(these.weights.items())))
+        dict(reversed(list(these.drains.items()))),
+        dict(reversed(list(these.weights.items()))),
+        dict(reversed(list(these.pop_drains.items()))),
     )
     assert json.dumps(encode(turned)) == json.dumps(encode(these))
 
@@ -69,13 +75,18 @@ PATHS = [
     ("weights",),
     ("weights", 0),
     *(("weights", 0, key) for key in ("pool", "backend", "weight")),
+    ("pop_drains",),
+    ("pop_drains", 0),
+    *(("pop_drains", 0, key) for key in ("pop", "began", "by")),
 ]
 
 
 @given(st.sampled_from(PATHS), anything)
 def test_anything_else_is_refused(path: tuple[str | int, ...], value: Any) -> None:
     """With any part replaced it is read as what it says, or refused; never as something else."""
-    whole: Any = encode(Intents({"b": Drain("b", 1, "ann")}, {("p", "b"): 2}))
+    whole: Any = encode(
+        Intents({"b": Drain("b", 1, "ann")}, {("p", "b"): 2}, {"x": PopDrain("x", 1, "ann")})
+    )
     if path:
         place = whole
         for part in path[:-1]:
@@ -102,6 +113,7 @@ def test_anything_else_is_refused(path: tuple[str | int, ...], value: Any) -> No
         ({"drains": [{**DRAIN, "began": 10**400}]}, "is not a time"),
         ({"drains": [{**DRAIN, "rule": "none"}]}, "none"),
         ({"drains": [DRAIN, DRAIN]}, "drain: two for"),
+        ({"pop_drains": [{"pop": "x", "began": 1, "by": "ann"}] * 2}, "pop_drain: two for"),
     ],
 )
 def test_refusal_says_what_is_wrong(edit: dict[str, Any], why: str) -> None:
@@ -116,6 +128,9 @@ def test_operations_make_new_values() -> None:
     assert one.drains["b1"] == first
     assert without_drain(one, "b1").drains.keys() == {"b2"}
     assert without_drain(one, "b3") == one
+    quiet = with_pop_drain(one, PopDrain("fra", 1, "ann"))
+    assert "fra" in quiet.pop_drains
+    assert without_pop_drain(quiet, "fra") == one == without_pop_drain(one, "par")
     heavy = with_weight(one, "web", "b1", 5)
     assert heavy.weights == {("web", "b1"): 5}
     assert with_weight(heavy, "web", "b1", 6).weights == {("web", "b1"): 6}

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from limpet.api.interface import Json
 from limpet.core import model
 from limpet.core.errors import LimpetError
 from limpet.core.intent import Intents
@@ -97,8 +99,12 @@ class Running:
 
     async def queue(self, *kinds: str) -> None:
         for kind in kinds:
-            await self.call(lambda kind=kind: self.state.queue_event({"kind": kind}))  # type: ignore[misc]
+            await self.call(partial(self._put, {"kind": kind}))
         self.hooks.wake()
+
+    def _put(self, event: Json) -> None:
+        number, intents = self.state.intents()
+        self.state.put_intents(intents, number, "", "", "", 0.0, [event])
 
     async def until(self, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + WAIT_S

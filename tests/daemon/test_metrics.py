@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from daemon.site import Site
 from limpet.datapath.abi import MEANINGS
 from limpet.lab import namespace
+from limpet.metrics.members import CLUSTER_RESULTS
 
 pytestmark = pytest.mark.kernel
 LISTEN = "127.0.0.1:9464"
@@ -141,9 +142,12 @@ def test_the_document_lists_every_metric_and_meaning(metered: Site) -> None:
         assert kind == family.type
         assert labelled == wanted or not family.samples  # no drain, no check: no series
     assert listed == {}
-    meant = [row for row in cells if not row[0].startswith("`limpet_")]
+    others = [[row[0].strip("`"), *row[1:]] for row in cells if not row[0].startswith("`limpet_")]
+    results, meant = others[: len(CLUSTER_RESULTS)], others[len(CLUSTER_RESULTS) :]
+    assert [row[0] for row in results] == list(CLUSTER_RESULTS)
+    assert {row[2] for row in results} <= {"normal", "watch", "alarm"}
     assert meant == [
-        [f"`{name.lower()}`", text, severity]
+        [name.lower(), text, severity]
         for section in ("verdict", "rung", "event", "outbound")
         for name, (text, severity) in MEANINGS[section].items()
     ]

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pyroute2 import IPRoute
 
@@ -18,6 +19,7 @@ from limpet.daemon.lock import locked, owner
 from limpet.daemon.nexthop import NextHops
 from limpet.daemon.reconcile import Reconciler
 from limpet.datapath import settings
+from limpet.datapath.abi import EXCEPTION, EXCEPTION_KEY
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.lab import namespace
 from limpet.store.state import State
@@ -96,6 +98,22 @@ def test_a_removed_backend_with_live_flows_is_not_pruned(site: Site) -> None:
         for _ in range(3):
             passes.run(less, prune=True)
         assert [row.id for row in kernel.observe().backends] == [1, 2]
+
+
+def test_a_removed_backend_with_sessions_at_other_directors_is_not_pruned(site: Site) -> None:
+    """They are known here from the session directory alone, and may come."""
+    with namespace.inside(site.netns), reconciler(site) as (kernel, passes):
+        passes.start(desired(site))
+        key, value = np.zeros(1, EXCEPTION_KEY), np.zeros(1, EXCEPTION)
+        value["backend"] = passes.now.registry.backends["b2"].id if passes.now else 0
+        kernel.directory().put(key, value)
+        less = without(desired(site), "b2")
+        for _ in range(3):
+            passes.run(less, prune=True)
+        assert len(kernel.observe().backends) == 2
+        kernel.directory().remove(key)
+        passes.run(less, prune=True)
+        assert len(kernel.observe().backends) == 1
 
 
 def test_a_neighbour_that_does_not_answer_is_left_to_the_kernel(site: Site) -> None:

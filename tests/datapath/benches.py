@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from time import sleep
@@ -19,21 +19,39 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from datapath import records
 from limpet.core.diff import Changes, apply, diff
 from limpet.core.model import Image
-from limpet.datapath import abi, kernel, libbpf
-from limpet.datapath.abi import Event, FlowWord, Rung, SessionWord, Verdict
+from limpet.datapath import abi, bpf, kernel
+from limpet.datapath.abi import (
+    Event,
+    FlowWord,
+    Rung,
+    SessionWord,
+    Verdict,
+)
 from limpet.datapath.clock import hz
 from limpet.datapath.counters import Counters
 from limpet.datapath.kernel import Kernel, Sizes
-from limpet.datapath.reference import Reference, Reset
-from packets.world import IMAGE, INGRESS, POOLS, TICK_SHIFT, Switches, idle_ticks, settings
+from limpet.datapath.reference import Held, News, Reference, Reset, Told
+from limpet.datapath.ring import POSITION
+from packets.case import Tell
+from packets.world import (
+    IMAGE,
+    INGRESS,
+    POOLS,
+    TICK_SHIFT,
+    Switches,
+    idle_ticks,
+    settings,
+)
 
 NUMBERS = count(1)
 TICKS = 1 << FlowWord.SEEN_BITS
+EXCEPTIONS = 1_024  # places of the directory
 REFILL_JIFFIES = 17  # after which a token of the rate limit is there again
 START = 5  # tick at which the reference begins
-DROPPED = (Verdict.RESET, *range(Verdict.DROP_MALFORMED, len(Verdict)))
+DROPPED = (Verdict.RESET, Verdict.HELD, *range(Verdict.DROP_MALFORMED, len(Verdict)))
 SINCE = ((1 << SessionWord.SINCE_BITS) - 1) << SessionWord.SINCE_SHIFT
 Stats = Counter[tuple[str, int, str]]
 # (bucket, way) -> id and word, with ticks counted from now.
@@ -52,6 +70,8 @@ class Seen:
     action: str
     frame: bytes | None
     reset: Reset | None = None  # what the daemon was told
+    held: Held | None = None  # the packet, if it waits; tick counted from now
+    news: tuple[News, ...] = ()  # what the daemon was told of exceptions; the same
 
 
 class Bench(Protocol):
@@ -60,6 +80,7 @@ class Bench(Protocol):
     def reset(self, image: Image) -> None: ...
     def apply(self, changes: Changes) -> None: ...
     def run(self, frame: bytes) -> Seen: ...
+    def tell(self, told: Tell) -> None: ...
     def age(self, ticks: int) -> None: ...
     def sweep(self) -> tuple[Event, ...]: ...
     def entries(self) -> Table: ...
@@ -108,7 +129,16 @@ class ReferenceBench:
         outcome = self._reference.run(frame, self._ticks << TICK_SHIFT, INGRESS)
         events = tuple(sorted(outcome.events))
         done = action(outcome.verdict, self._switches)
-        return Seen(outcome.verdict, outcome.rung, events, done, outcome.frame, outcome.reset)
+        held = outcome.held and replace(outcome.held, tick=outcome.held.tick - self._ticks)
+        news = tuple(replace(news, tick=news.tick - self._ticks) for news in outcome.news)
+        return Seen(
+            *(outcome.verdict, outcome.rung, events, done, outcome.frame),
+            *(outcome.reset, held, news),
+        )
+
+    def tell(self, told: Tell) -> None:
+        since, until = ((self._ticks + tick) % (1 << 32) for tick in (told.since, told.until))
+        self._reference.directory[told.name] = Told(since, until, told.backend, told.flags)
 
     def age(self, ticks: int) -> None:
         self._ticks += ticks
@@ -174,7 +204,7 @@ class KernelBench:
     """The program in the kernel, by test runs; its maps are pinned under a name of their own."""
 
     def __init__(self, pins: Path, switches: Switches) -> None:
-        sizes = Sizes(switches.buckets, len(POOLS), switches.session_buckets)
+        sizes = Sizes(switches.buckets, len(POOLS), switches.session_buckets, EXCEPTIONS)
         self._kernel = Kernel.open(pins, sizes)
         self._kernel.load(settings(switches))
         self._image, self._switches = Image(), switches
@@ -182,6 +212,9 @@ class KernelBench:
         self._sessions: NDArray[np.void] = self._kernel._map("sessions")["entries"].reshape(-1)
         self._seen: NDArray[np.uint32] = self._kernel._map("session_seen")["seen"].reshape(-1)
         self._ring = self._kernel.resets()
+        self._news, self._held = self._kernel.news(), self._kernel.held()
+        self._directory = self._kernel.directory()
+        self._askers = records.Askers(self._kernel._fds["askers"])
         self._counted: Counters | None = None  # as the last look saw them
         self.reset(IMAGE)
 
@@ -190,6 +223,8 @@ class KernelBench:
         self._kernel.forget_flows()
         sleep(self._switches.flows_first * REFILL_JIFFIES / hz())
         self._kernel._map("turns")["count"] = 0
+        self._directory.clear()
+        self._askers.forget()
         self._stats = self._all_stats()
 
     def apply(self, changes: Changes) -> None:
@@ -201,9 +236,9 @@ class KernelBench:
             for life, ticks in idle_ticks(row).items():
                 limits[row.id if row else 0][life] = ticks
 
-    def run(self, frame: bytes, metadata: int = 0, *, reads_ring: bool = True) -> Seen:
+    def run(self, frame: bytes, metadata: int = 0, *, reads_rings: bool = True) -> Seen:
         before = self._counted or self._kernel.counters()
-        run = libbpf.run(self._kernel.program, frame, metadata=metadata)
+        run = bpf.run(self._kernel.program, frame, metadata=metadata)
         after = self._counted = self._kernel.counters()
         verdicts = _moved(before.verdicts, after.verdicts)
         rungs = _moved(before.rungs, after.rungs)
@@ -216,21 +251,34 @@ class KernelBench:
             _events(before, after),
             run.action,
             None if verdict in DROPPED else run.packet,
-            self._reset_record() if reads_ring else None,
+            self._reset_record() if reads_rings else None,
+            self._held_packet() if reads_rings else None,
+            self._told() if reads_rings else (),
         )
+
+    def _told(self) -> tuple[News, ...]:
+        """What the ring has for other directors."""
+        return tuple(records.news(record, self._kernel.tick()) for record in self._news.read())
+
+    def _held_packet(self) -> Held | None:
+        """The packet that waits."""
+        found = self._held.read()
+        assert len(found) <= 1, "one packet, several waiting"
+        if not len(found):
+            return None
+        waiting = records.held(found[0], self._kernel.tick())
+        self._askers.used.add(records.place_of(waiting.client))
+        return waiting
+
+    def tell(self, told: Tell) -> None:
+        key, value = records.exception(told, self._kernel.tick())
+        assert self._directory.put(key, value) == 1
 
     def _reset_record(self) -> Reset | None:
         """What the ring has for the daemon."""
-        records = self._ring.read()
-        assert len(records) <= 1, "one packet, several records"
-        for record in records:
-            client = np.frombuffer(record["client"].tobytes(), ">u8").tolist()
-            vip = np.frombuffer(record["vip_address"].tobytes(), ">u8").tolist()
-            names = ("sequence", "acknowledged", "client_port", "vip_port", "backend", "family")
-            return Reset(
-                (client[0], client[1]), (vip[0], vip[1]), *(int(record[name]) for name in names)
-            )
-        return None
+        found = self._ring.read()
+        assert len(found) <= 1, "one packet, several records"
+        return records.reset(found[0]) if len(found) else None
 
     def reply(self, frame: bytes) -> bytes:
         """The frame as the program leaves it, without a look at counters: for many at a time."""
@@ -242,6 +290,13 @@ class KernelBench:
         used = words >> np.uint64(FlowWord.LIFE_SHIFT) & np.uint64(7) > 0
         words[used] = [_since(word, ticks) for word in words[used].tolist()]
         self._seen -= np.uint32(ticks)
+        self._askers.age(ticks)
+        keys, values = self._directory.items()
+        if len(keys):
+            values = values.copy()
+            values["since"] -= np.uint32(ticks)
+            values["until"] -= np.uint32(ticks)
+            assert self._directory.put(keys, values) == len(keys)
 
     def sweep(self) -> tuple[Event, ...]:
         before = self._kernel.counters()
@@ -291,16 +346,28 @@ class KernelBench:
         )
 
     def forget_resets(self) -> int:
-        """Read what the ring has: how many records."""
+        """Read what the ring of resets has: how many records."""
         return len(self._ring.read())
+
+    @contextmanager
+    def full(self, ring: str) -> Iterator[None]:
+        """The ring has no room, as if nobody had read it for long."""
+        found = {"news": self._news, "held": self._held}[ring]
+        (end,) = POSITION.unpack_from(found._producer)
+        POSITION.pack_into(found._consumer, 0, (end - found._size) % (1 << 64))
+        try:
+            yield
+        finally:
+            POSITION.pack_into(found._consumer, 0, end)
 
     def run_again(self, frame: bytes, times: int) -> None:
         """The same frame so many times, without a look at what becomes of it."""
         self._counted = None
-        libbpf.run(self._kernel.program, frame, times)
+        bpf.run(self._kernel.program, frame, times)
 
     def close(self) -> None:
-        self._ring.close()
+        for ring in (self._ring, self._news, self._held):
+            ring.close()
         self._kernel.close()
 
 
@@ -326,7 +393,7 @@ class KernelBenches:
     def get(self, switches: Switches) -> KernelBench:
         """The bench with these switches."""
         if switches not in self._loaded:
-            pins = libbpf.BPFFS / f"limpet-test-{os.getpid()}-{next(NUMBERS)}"
+            pins = bpf.BPFFS / f"limpet-test-{os.getpid()}-{next(NUMBERS)}"
             self._pins.append(pins)
             self._loaded[switches] = KernelBench(pins, switches)
         return self._loaded[switches]
@@ -341,9 +408,11 @@ class KernelBenches:
 
 @contextmanager
 def kernel_benches() -> Iterator[KernelBenches]:
-    """Kernel benches, removed again."""
-    benches = KernelBenches()
+    """Kernel benches, removed again. On one CPU, since each has limits of its own."""
+    benches, cpus = KernelBenches(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
     try:
         yield benches
     finally:
+        os.sched_setaffinity(0, cpus)
         benches.close()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random histories of a director: packets, time, sweeps, and changes of pools, backends and VIPs.
+"""Random histories of a director: packets, time, sweeps, changes of pools, backends and VIPs, and
+what other directors tell.
 
 Every step has a seed of its own, so that a history stays the same when others of its steps are
 taken away: that is how a failing one is shortened.
@@ -7,12 +8,17 @@ taken away: that is how a failing one is shortened.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from random import Random
 
 from datapath import frames
+from limpet.core import affinity
 from limpet.core.diff import Changes
+from limpet.core.hashing import words
 from limpet.core.model import Affinity, BackendId, NextHop, Policy, PoolId, Standing, VipRow
-from packets.case import Age, Sweep
+from limpet.datapath.abi import ExceptionFlag, ExceptionKind, Slot
+from limpet.datapath.reference import Name
+from packets.case import Age, Sweep, Tell
 from packets.world import (
     BACKENDS,
     DIRECTOR,
@@ -33,7 +39,7 @@ from packets.world import (
     pool,
 )
 
-Step = bytes | Age | Changes | Sweep
+Step = bytes | Age | Changes | Sweep | Tell
 SWITCHES = [
     Switches(),
     Switches(buckets=1, session_buckets=2),
@@ -42,6 +48,10 @@ SWITCHES = [
     Switches(buckets=2, session_buckets=2, flows_are_refused=True),
     Switches(session_buckets=4, answers_are_refused=True, icmp_source4="203.0.113.1"),
     Switches(session_buckets=2, icmp_source4="203.0.113.1", icmp_source6="2001:db8:f::1"),
+    Switches(hash_only=True),
+    Switches(is_member=True),
+    Switches(is_member=True, buckets=2, session_buckets=2, client_queries=3),
+    Switches(is_member=True, session_buckets=4, queries_are_refused=True),
 ]
 TICKS = [1, 2, 3, 9, 10, 11, 15, 16, 20, 21, 99, 100, 101, 999, 1000, 1001]
 TICKS_OF_CROWDS = [*[1, 2, 9] * 4, 101, 1001]  # mostly short, so that buckets fill
@@ -50,6 +60,18 @@ STANDINGS = [
     Standing.LEFT_BY_SESSIONS,
     Standing.LEFT_BY_SESSIONS | Standing.LEFT_BY_FLOWS,
     Standing.LEFT_BY_SESSIONS | Standing.RESET,
+]
+MARKS = [0, Slot.TELL, Slot.UNSURE, Slot.TELL | Slot.UNSURE]
+SINCE, UNTIL = [-1001, -10, -1, 0, 1, 10], [-1, 0, 1, 50, 5000]
+FLAGS = [
+    0,
+    0,
+    ExceptionFlag.ASK,
+    ExceptionFlag.SPLIT | ExceptionFlag.ASK,
+    ExceptionFlag.SPLIT,
+    ExceptionFlag.ORPHAN,
+    ExceptionFlag.ANSWER,
+    ExceptionFlag.ANSWER | ExceptionFlag.ORPHAN,
 ]
 MACS = [bytes(6), bytes.fromhex("020000000099")]
 OWN_MAC = bytes.fromhex(DIRECTOR.replace(":", ""))
@@ -71,10 +93,12 @@ class History:
         """The steps in order."""
         players = frames.cast(Random(self.cast))
         for seed in self.steps:
-            yield _step(Random(seed), players)
+            yield _step(Random(seed), players, self.switches.is_member)
 
 
-def _step(rng: Random, cast: frames.Cast) -> Step:
+def _step(rng: Random, cast: frames.Cast, is_member: bool) -> Step:
+    if is_member and rng.random() < 0.15:
+        return _tell(rng, cast)
     kind = rng.random()
     if kind < 0.85:
         return frames.frame(rng, cast)
@@ -85,6 +109,25 @@ def _step(rng: Random, cast: frames.Cast) -> Step:
     return rng.choice([_pool, _pool, _standing, _backend, _backend_gone, _vips, _vip])(rng)
 
 
+def _tell(rng: Random, cast: frames.Cast) -> Tell:
+    """Of somebody who plays: a session, that of a range, or a flow."""
+    address = ip_address(rng.choice(cast.vips))
+    rows = [row for row in IMAGE.vips if row.address == address] or [IMAGE.vips[0]]
+    row, port = rng.choice(rows), rng.choice(cast.client_ports)
+    client = words(ip_address(rng.choice(cast.clients[address.version])))
+    if rng.random() < 0.4:
+        ports = port << 16 | rng.choice(cast.vip_ports)
+        name = Name(client, ports, row.id, ExceptionKind.FLOW)
+    else:
+        mask = affinity.mask(row.affinity, row.address.version, row.prefix)
+        shift = affinity.shift(rng.choice([row.port_ranges, row.split_ranges]))
+        ports = rng.choice([0, 0, 1 + (port >> shift)])
+        under = client[0] & mask[0], client[1] & mask[1]
+        name = Name(under, ports, row.id, ExceptionKind.SESSION)
+    backend = rng.choice([IPIP4, IPIP6, L2, REDIRECTED, REDIRECTED, NO_ROW])
+    return Tell(name, backend, rng.choice(FLAGS), rng.choice(SINCE), rng.choice(UNTIL))
+
+
 def _pool(rng: Random) -> Changes:
     """A pool gets other homes, or none, other members and policies."""
     homes = [
@@ -93,8 +136,11 @@ def _pool(rng: Random) -> Changes:
     members = rng.sample([IPIP4, IPIP6, L2, REDIRECTED, NO_ROW], rng.choice([0, 1, 2, 4]))
     weights = tuple((BackendId(i), rng.choice([1, 2, 7, 65_535])) for i in sorted(members))
     own = {"policy": rng.choice(list(Policy)), "reassign": rng.choice(list(Policy))}
+    mark = rng.choice(MARKS)
     return Changes(
-        pools_put=(pool(rng.choice(POOLS), *homes, generation=2, members=weights, **own),)
+        pools_put=(
+            pool(rng.choice(POOLS), *homes, generation=2, mark=mark, members=weights, **own),
+        )
     )
 
 
@@ -110,7 +156,8 @@ def _standing(rng: Random) -> Changes:
     )
     homes = rng.sample([IPIP4, IPIP6, REDIRECTED], rng.choice([1, 2]))
     number = rng.choice(POOLS)
-    return Changes(rows, (pool(number, *homes, generation=2, standing=standing),))
+    mark = rng.choice(MARKS)
+    return Changes(rows, (pool(number, *homes, generation=2, mark=mark, standing=standing),))
 
 
 def _backend(rng: Random) -> Changes:

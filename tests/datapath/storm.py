@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from tools import compile_bpf
 
-from limpet.datapath import libbpf
+from limpet.datapath import bpf, elf
 
 SOURCE = Path(__file__).with_name("storm.bpf.c")
 FRAME, FRAMES_MAX, ROUNDS = 128, 16_384, 20_000
@@ -29,12 +29,12 @@ class Storm:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "storm.bpf.o"
             compile_bpf.compile_object(SOURCE, target)
-            self._object = libbpf.Object(target)
+            self._object = elf.Object(target)
         self._object.load()
         self._program = self._object.program_fd("storm")
         subject, key = self._object.map_fd("subject"), bytes(4)
-        libbpf.map_update(subject, key, program.to_bytes(4, "little"))
-        self._memory = [libbpf.map_memory(self._object.map_fd(n)) for n in ("frames", "windows")]
+        bpf.map_update(subject, key, program.to_bytes(4, "little"))
+        self._memory = [bpf.map_memory(self._object.map_fd(n)) for n in ("frames", "windows")]
         pile = b"".join(frame[:FRAME].ljust(FRAME, b"\0") for frame in frames)
         self._memory[0][: len(pile)] = pile
         self._window = np.frombuffer(self._memory[1], "<u4", count=2)
@@ -49,7 +49,7 @@ class Storm:
     def _blow(self, cpu: int) -> None:
         os.sched_setaffinity(threading.get_native_id(), {cpu})
         while not self._is_over.is_set():
-            libbpf.run(self._program, bytes(FRAME), ROUNDS)
+            bpf.run(self._program, bytes(FRAME), ROUNDS)
 
     @contextmanager
     def blowing(self) -> Iterator[None]:

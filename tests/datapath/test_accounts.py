@@ -21,11 +21,12 @@ from scapy.all import ICMP, IP, TCP, UDP, Raw
 from datapath.storm import Storm
 from limpet.core.diff import Changes, diff
 from limpet.core.model import BackendId, Image, Policy, Standing
-from limpet.datapath import kernel, libbpf
+from limpet.datapath import bpf, kernel
 from limpet.datapath.abi import FlowSession, FlowWord, Life, SessionLife, SessionWord
 from limpet.datapath.clock import hz
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.datapath.reference.rows import Rows
+from limpet.datapath.reference.ties import OWN_SESSIONS
 from packets.case import LINK, family_of, ip
 from packets.world import (
     ALONE4,
@@ -208,7 +209,7 @@ class Books:
 
 @contextmanager
 def books(switches: Switches) -> Iterator[Books]:
-    pins = libbpf.BPFFS / f"limpet-accounts-{os.getpid()}"
+    pins = bpf.BPFFS / f"limpet-accounts-{os.getpid()}"
     director = Kernel.open(pins, Sizes(switches.buckets, len(POOLS), switches.session_buckets))
     try:
         found = Books(director, switches)
@@ -235,9 +236,7 @@ def check(found: Books, rows: Rows, switches: Switches) -> None:
     assert max(Counter(session.key for session in sessions).values()) == 1
     loads = Counter(session.backend for session in sessions if session.life in LIVE)
     loads += Counter(
-        flow.backend
-        for flow in flows
-        if flow.session == FlowSession.IS_SESSION and flow.life in COUNTED
+        flow.backend for flow in flows if flow.session in OWN_SESSIONS and flow.life in COUNTED
     )
     assert found.loads() == loads
     belongs = [f for f in flows if f.session & FlowSession.IN_SESSION and f.life in OPEN]

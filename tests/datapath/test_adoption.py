@@ -16,7 +16,7 @@ from limpet.core.diff import diff
 from limpet.core.errors import Conflict
 from limpet.core.model import Affinity, Image
 from limpet.daemon.down import down
-from limpet.datapath import clock, kernel, libbpf
+from limpet.datapath import bpf, clock, kernel
 from limpet.datapath.kernel import Kernel, Sizes
 from packets.case import tcp
 from packets.world import IMAGE, IPIP4, POOLS, USUAL, VIP4, settings
@@ -38,14 +38,14 @@ class Pinned:
         """Let a pin name another map, whose values have another size."""
         maps = self.pins / "maps"
         (maps / name).unlink()
-        fd = libbpf.get(maps / other)
-        libbpf.pin(fd, maps / name)
+        fd = bpf.get(maps / other)
+        bpf.pin(fd, maps / name)
         os.close(fd)
 
 
 @pytest.fixture
 def pinned() -> Iterator[Pinned]:
-    made = Pinned(libbpf.BPFFS / f"limpet-test-{os.getpid()}-a{next(NUMBERS)}")
+    made = Pinned(bpf.BPFFS / f"limpet-test-{os.getpid()}-a{next(NUMBERS)}")
     try:
         first = made.open()
         first.load(settings(USUAL))

@@ -25,7 +25,7 @@ from datapath.test_packets import NOT_BY_PACKETS
 from limpet.core.diff import Changes
 from limpet.core.model import BackendId, BackendRow, Image, Policy
 from limpet.datapath.abi import Event, Rung, Verdict
-from packets.case import Age, Sweep, tcp
+from packets.case import Age, Sweep, Tell, tcp
 from packets.world import FREE, FREE4, IMAGE, ROWS, pool
 
 pytestmark = pytest.mark.kernel
@@ -51,10 +51,11 @@ CROWDS = [
     *casts(frames.SESSIONS, frames.MANY_CLIENTS),
     *casts(frames.PROXIES, frames.LISTED),
 ]
-CROWD_STEPS = 370
+CROWD_STEPS = 215
 LONG = [*((cast, ALL_STEPS) for cast in ALL_KINDS), *((cast, CROWD_STEPS) for cast in CROWDS)]
 PACKETS_WANTED = 20_000
-RARE = {repr(Event.REFUSED_FULL), repr(Event.EVICTED_CLOSING)}  # packet cases have them
+# Packet cases have them.
+RARE = {repr(each) for each in (Event.REFUSED_FULL, Event.EVICTED_CLOSING, Event.ORPHAN_TOO_LONG)}
 SEEDS = st.integers(0, (1 << 32) - 1)
 HISTORIES = st.builds(
     History,
@@ -73,10 +74,11 @@ def kernels() -> Iterator[KernelBenches]:
 
 
 def shown(seen: Seen) -> list[str]:
-    head = f"{seen.verdict.name} {seen.rung!r} {seen.events!r} {seen.action}"
+    head = [f"{seen.verdict.name} {seen.rung!r} {seen.events!r} {seen.action}"]
+    head += [f"{seen.reset!r}", f"{seen.held!r}", *map(repr, seen.news)]
     if seen.frame is None:
-        return [head]
-    return [head, *str(Ether(seen.frame).show(dump=True)).splitlines(), seen.frame.hex(" ", 4)]
+        return head
+    return [*head, *str(Ether(seen.frame).show(dump=True)).splitlines(), seen.frame.hex(" ", 4)]
 
 
 def agree(frame: bytes, reference: Seen, kernel: Seen) -> None:
@@ -99,6 +101,9 @@ def play(history: History, kernel: KernelBench) -> list[Seen]:
         elif isinstance(step, Changes):
             reference.apply(step)
             kernel.apply(step)
+        elif isinstance(step, Tell):
+            reference.tell(step)
+            kernel.tell(step)
         elif isinstance(step, Sweep):
             assert reference.sweep() == kernel.sweep()
         else:

@@ -16,7 +16,7 @@ from scapy.layers.l2 import Ether
 from agent.namespaces import CLIENT4, CLIENT6, VETH, VIP4, VIP6, listening
 from datapath.way import BACKEND, SO_MARK, Way, built, echoing, received
 from limpet.core.errors import Conflict
-from limpet.core.model import BackendId, Director, Encapsulation, NextHop
+from limpet.core.model import Director, Encapsulation, NextHop
 from limpet.datapath import abi, outbound
 from limpet.lab import namespace
 from limpet.lab.offload import TRANSMIT_OFFLOADS
@@ -284,8 +284,6 @@ def test_device_of_that_name_which_is_somebody_elses_is_left_alone(bare: Way) ->
         bare.put()
 
 
-def test_mark_of_a_backend_has_its_id_in_the_low_bits() -> None:
-    director = Director("d1", ("eth0",))
-    assert outbound.mark_of(director, BackendId(0xABC)) == 0x6C69_0ABC
-    assert outbound.device(director.mark) == "lp-out-6c690"
+def test_device_is_named_by_the_mark_without_the_bits_of_backends() -> None:
+    assert outbound.device(Director("d1", ("eth0",)).mark) == "lp-out-6c690"
     assert SO_MARK == socket.SO_MARK

@@ -20,13 +20,27 @@ from datapath.benches import (
 )
 from limpet.core.diff import Changes, diff
 from limpet.core.model import Image
-from limpet.datapath import libbpf
+from limpet.datapath import bpf
 from limpet.datapath.abi import RESET, Event, Limit, Rung, SessionWord, Verdict
 from limpet.datapath.kernel import Kernel, Sizes, remove
-from packets.case import Age, Case, Sweep, tcp, udp
+from packets.case import Age, Case, Sweep, Tell, tcp, udp
 from packets.cases import CASES, MALFORMED
+from packets.cases_directory import MEMBER
+from packets.cases_held import UNSURE
+from packets.cases_news import TELL
 from packets.cases_policy import RESETTING
-from packets.world import IMAGE, IPIP4, IPIP6, POOLS, VIP4, VIP6, Switches, settings
+from packets.world import (
+    ALONE4,
+    IMAGE,
+    IPIP4,
+    IPIP6,
+    NARROW4,
+    POOLS,
+    VIP4,
+    VIP6,
+    Switches,
+    settings,
+)
 
 # One CPU at a time cannot race with itself, and no packet ends without a verdict; headroom
 # is the driver's: tests/datapath/test_limits.py takes it away. The sweeper has no packets, and the
@@ -38,6 +52,8 @@ NOT_BY_PACKETS = {
     repr(Verdict.DROP_RESET),
     repr(Event.FLOW_EXPIRED),
     repr(Event.SESSION_EXPIRED),
+    repr(Event.NEWS_LOST),
+    repr(Event.ORPHAN_FULL),
 }
 # Each record has a header of 8 bytes.
 RING_RECORDS = Limit.RESETS // (RESET.itemsize + 8)
@@ -73,6 +89,8 @@ def run(bench: Bench, case: Case) -> Seen:
             bench.sweep()
         elif isinstance(step, Changes):
             bench.apply(step)
+        elif isinstance(step, Tell):
+            bench.tell(step)
         else:
             bench.run(bytes(step))
     return bench.run(bytes(case.packet))
@@ -82,7 +100,7 @@ def check(case: Case, seen: Seen) -> None:
     got = (seen.verdict, seen.rung, seen.events)
     assert got == (case.verdict, case.rung, tuple(sorted(case.events))), case.name
     assert seen.action == action(case.verdict, case.switches)
-    assert seen.reset == case.reset
+    assert (seen.reset, seen.held, seen.news) == (case.reset, case.held, case.news)
     frame = wanted_frame(case)
     assert (seen.frame is None) == (frame is None)
     if frame is not None and seen.frame is not None and seen.frame != frame:
@@ -164,16 +182,44 @@ def test_a_full_ring_of_resets_is_a_verdict_and_the_next_packet_asks_again(
     for step in (*OPEN, RESETTING):
         bench.apply(step) if isinstance(step, Changes) else bench.run(bytes(step))
     bench.run_again(asks, RING_RECORDS)
-    seen = bench.run(asks, reads_ring=False)
+    seen = bench.run(asks, reads_rings=False)
     assert (seen.verdict, seen.action) == (Verdict.DROP_RESET, "drop")
     assert bench.forget_resets() == RING_RECORDS
     assert bench.run(asks).verdict is Verdict.RESET
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("vip", [VIP4[IPIP4], VIP6[IPIP4], ALONE4])
+def test_news_that_find_no_room_are_counted(kernels: KernelBenches, vip: str) -> None:
+    """The packet goes its way all the same, and the next ones are told of again."""
+    bench = kernels.get(MEMBER)
+    bench.reset(IMAGE)
+    bench.apply(TELL)
+    with bench.full("news"):
+        seen = bench.run(bytes(tcp(vip)), reads_rings=False)
+    assert (seen.verdict, seen.rung) == (Verdict.TRANSMIT, Rung.HOME_NEW)
+    assert Event.NEWS_LOST in seen.events
+    assert len(bench.run(bytes(tcp(NARROW4))).news) == 1
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("vip", [VIP4[IPIP4], VIP6[IPIP4]])
+def test_a_packet_that_finds_no_room_to_wait_goes_home(kernels: KernelBenches, vip: str) -> None:
+    """It is counted, and the next one waits again."""
+    bench, asks = kernels.get(MEMBER), bytes(tcp(vip, "A"))
+    bench.reset(IMAGE)
+    bench.apply(UNSURE)
+    with bench.full("held"):
+        seen = bench.run(asks, reads_rings=False)
+    assert (seen.verdict, seen.rung) == (Verdict.TRANSMIT, Rung.ORPHAN)
+    assert seen.events == (Event.FLOW_CREATED, Event.ORPHAN_FULL)
+    assert bench.run(bytes(tcp(vip, "A", sport=9))).verdict is Verdict.HELD
+
+
+@pytest.mark.kernel
 def test_a_session_says_when_it_began() -> None:
     """In the kernel time stands still for cases; here a tick is a jiffy."""
-    pins = libbpf.BPFFS / f"limpet-test-{os.getpid()}-began"
+    pins = bpf.BPFFS / f"limpet-test-{os.getpid()}-began"
     constants = settings(Switches())
     constants["tick_shift"] = 0
     kernel = Kernel.open(pins, Sizes(64, len(POOLS), 64))

@@ -15,10 +15,10 @@ from limpet.core import hashing as arrays
 from limpet.core.model import Affinity, Protocol
 from limpet.datapath.reference import hash as plain
 from limpet.datapath.reference.checksum import checksum, fold
+from limpet.datapath.reference.choice import slot
 from limpet.datapath.reference.packet import Packet
 from limpet.datapath.reference.rate import TokenBucket
 from limpet.datapath.reference.rows import Vip
-from limpet.datapath.reference.select import slot
 from limpet.datapath.reference.settings import read
 from packets.case import LINK, ip
 from packets.world import FLOW4, FLOW6, IPIP4, SLOT_KEY, USUAL, VIP4, VIP6, settings

@@ -12,7 +12,7 @@ import pytest
 from datapath.benches import KernelBenches, kernel_benches
 from limpet.core.diff import diff
 from limpet.core.model import Image
-from limpet.datapath import libbpf
+from limpet.datapath import bpf
 from limpet.datapath.kernel import Kernel
 from packets.case import tcp
 from packets.world import EMPTY4, IMAGE, USUAL
@@ -56,7 +56,7 @@ def test_a_packet_never_sees_two_halves(benches: KernelBenches) -> None:
     dropped = kernel.vip_stats()["dropped"]
     thread.start()
     try:
-        libbpf.run(kernel.program, bytes(tcp(EMPTY4)), ROUNDS)
+        bpf.run(kernel.program, bytes(tcp(EMPTY4)), ROUNDS)
     finally:
         done.set()
         thread.join()

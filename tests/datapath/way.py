@@ -18,7 +18,7 @@ from limpet.agent import installation
 from limpet.agent.config import AgentConfig
 from limpet.core.errors import NotFound
 from limpet.core.model import BackendId, BackendRow, Director, Encapsulation, NextHop
-from limpet.datapath import libbpf, outbound, rows
+from limpet.datapath import bpf, elf, outbound, rows
 from limpet.lab import namespace
 
 BACKEND = BackendId(7)
@@ -31,15 +31,15 @@ class Way:
     def __init__(self, pair: Pair, mark: int = 0x6C69_0000) -> None:
         self.pair = pair
         self.director = Director(name=pair.name, interfaces=(VETH,), mark=mark)
-        libbpf.mount_bpffs()
-        self.pins = libbpf.BPFFS / "limpet" / f"{pair.name}-director"
+        bpf.mount_bpffs()
+        self.pins = bpf.BPFFS / "limpet" / f"{pair.name}-director"
         (self.pins / "maps").mkdir(parents=True)
         self._pin_backends()
 
     def _pin_backends(self) -> None:
-        made = libbpf.Object(outbound.OBJECT)
+        made = elf.Object(outbound.OBJECT)
         made.load()
-        libbpf.pin(made.map_fd("backends"), self.pins / "maps" / "backends")
+        bpf.pin(made.map_fd("backends"), self.pins / "maps" / "backends")
         made.close()
 
     def put(self) -> None:
@@ -75,8 +75,8 @@ class Way:
         """The backend's row, as the daemon writes it; `outer` is a family."""
         address = ip_address(BACKEND4 if outer == 4 else BACKEND6)
         row = rows.encode_backend(BackendRow(BACKEND, address, encapsulation, hop))
-        fd = libbpf.get(self.pins / "maps" / "backends")
-        libbpf.map_update(fd, BACKEND.to_bytes(4, "little"), row.tobytes())
+        fd = bpf.get(self.pins / "maps" / "backends")
+        bpf.map_update(fd, BACKEND.to_bytes(4, "little"), row.tobytes())
         os.close(fd)
 
     def calling(self, vip: str, kind: socket.SocketKind, backend: int = BACKEND) -> socket.socket:

@@ -15,12 +15,18 @@ from limpet.lab.sessions import Server
 from limpet.lab.state import State
 from limpet.lab.topology import Topology
 
+from . import outcomes
 from .hosts import UdpEcho
 from .observe import BACKENDS, PORT, UDP_PORT
 
 Report = Callable[[str], None]
 NUMBERS = count(1)
 SLOT_KEY = "6c696d7065747320636f6d6520686f6d"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in outcomes.table():
+        terminalreporter.write_line(line)
 
 
 @contextlib.contextmanager
@@ -37,17 +43,6 @@ def fresh_name() -> Iterator[str]:
 def lab() -> Iterator[str]:
     with fresh_name() as name:
         yield name
-
-
-@pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Report:
-    """Print a figure that is worth reading also when the test passes."""
-
-    def say(line: str) -> None:
-        with capsys.disabled():
-            print(f"\n    {line}")
-
-    return say
 
 
 @pytest.fixture(scope="session")

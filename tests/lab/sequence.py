@@ -171,10 +171,12 @@ class Run:
         self.stage.limpet("backend", *words)
 
     def _add(self, step: Step, pool: Pool) -> None:
-        changes.add(self.stage.lab, step.backend)
         if step.backend not in self.stage.servers:
+            # It serves before it joins: the next new session may be placed on it at once.
+            changes.add(self.stage.lab, step.backend, pooled=False)
             server = Server(self.stage.lab, step.backend, PORT, CHECK_PORT)
             self.stage.servers[step.backend] = server
+        changes.add(self.stage.lab, step.backend)
 
     def _remove(self, step: Step, pool: Pool) -> None:
         self._may_be_left(step.backend)
@@ -238,7 +240,7 @@ class Run:
             for at, where in row["strays"]
             if where.startswith("failed") or at < self.left_at.get(row["backend"], float("inf"))
         ]
-        assert wrong == []
+        assert not wrong, f"further connections went astray: {wrong}; left at {self.left_at}"
         self.stage.agree(now["rows"])
 
     def _heed_falls(self) -> None:

@@ -70,7 +70,8 @@ def test_director_keys_that_a_director_would_refuse_are_told_at_once(one_pop: To
 
 def test_an_agent_accepts_the_directors_and_has_the_vips(one_pop: Topology) -> None:
     moved = one_pop.model_copy(update={"director": {"source4": "100.65.0.0/16"}})
-    assert tomllib.loads(configuration.agent_file("lab-b1", moved)) == {
+    host = moved.find("b1")
+    assert tomllib.loads(configuration.agent_file("lab-b1", host, moved)) == {
         "name": "lab-b1",
         "interface": "eth0",
         "directors": ["100.65.0.0/16", "fd00:11be:7::/96"],

@@ -14,8 +14,9 @@ from pyroute2 import IPRoute
 
 from limpet.core.model import Address
 from limpet.lab import changes, namespace, probe
-from limpet.lab.network import INTERFACE, netns_of
+from limpet.lab.network import netns_of
 from limpet.lab.state import State
+from limpet.lab.topology import INTERFACE
 
 pytestmark = pytest.mark.lab
 
@@ -186,7 +187,8 @@ def test_a_killed_host_is_silent_until_it_is_started(network: State, name: str) 
         changes.start(network.lab, name)
     last = network.topology.addresses(network.topology.find("client2"))[-1]
     for mine, its in [*zip(asker, target, strict=True), (asker[1], last)]:
-        assert answers(network, mine, its), its
+        # On a busy machine neighbours may still be asked for when the first question comes.
+        assert any(answers(network, mine, its) for _ in range(3)), its
 
 
 def test_nothing_appears_outside_of_the_namespaces(network: State) -> None:

@@ -26,7 +26,7 @@ from limpet.core.diff import Changes
 from limpet.core.hashing import words
 from limpet.core.model import Affinity, Image, Protocol
 from limpet.datapath.abi import Event, Rung, Verdict
-from limpet.datapath.reference import Reset
+from limpet.datapath.reference import Held, Name, News, Reset
 from packets.world import (
     ALONE4,
     ALONE6,
@@ -66,7 +66,18 @@ class Sweep:
     """The sweeper looks at both tables."""
 
 
-Step = Expression | Changes | Age | Sweep
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Another director tells of an exception, or answers. Ticks are counted from now."""
+
+    name: Name
+    backend: int
+    flags: int = 0
+    since: int = 0
+    until: int = 1000
+
+
+Step = Expression | Changes | Age | Sweep | Tell
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,8 @@ class Case:
     rung: Rung | None = None
     events: tuple[Event, ...] = ()
     reset: Reset | None = None  # what the daemon is told
+    held: Held | None = None  # the packet as it waits
+    news: tuple[News, ...] = ()  # what others are told
     before: tuple[Step, ...] = ()  # in order; their outcomes are not looked at
     switches: Switches = USUAL
     image: Image = IMAGE

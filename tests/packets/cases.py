@@ -3,13 +3,17 @@
 
 from packets import (
     cases_answer,
+    cases_directory,
     cases_encap,
     cases_flow,
     cases_fragment,
     cases_full,
+    cases_held,
     cases_icmp,
     cases_link,
     cases_malformed,
+    cases_news,
+    cases_orphan,
     cases_policy,
     cases_room,
     cases_service,
@@ -32,5 +36,9 @@ CASES: list[Case] = [
     *cases_room.CASES,
     *cases_policy.CASES,
     *cases_split.CASES,
+    *cases_directory.CASES,
+    *cases_news.CASES,
+    *cases_held.CASES,
+    *cases_orphan.CASES,
 ]
 MALFORMED: list[Case] = cases_malformed.CASES

@@ -27,6 +27,7 @@ from packets.world import (
     ROWS,
     VIP4,
     VIP6,
+    Switches,
     pool,
     words_of,
 )
@@ -194,12 +195,13 @@ UDP4 = (udp(V4), udp(V4))
 MOVED = Event.SESSION_MOVED
 
 
-def stands(standing: Standing) -> Changes:
+def stands(standing: Standing, mark: int = 0) -> Changes:
     """The backend IPIP4 has a standing in its pool, which has another home by now."""
     row = next(row for row in ROWS if row.id == IPIP4)
     changed = type(row)(row.id, row.address, row.encapsulation, row.next_hop, has_standing=True)
     of_pool = ((BackendId(IPIP4), standing),)
-    return Changes((changed,), (pool(IPIP4, REDIRECTED, generation=2, standing=of_pool),))
+    moved = pool(IPIP4, REDIRECTED, generation=2, mark=mark, standing=of_pool)
+    return Changes((changed,), (moved,))
 
 
 LEFT = stands(Standing.LEFT_BY_SESSIONS)
@@ -363,4 +365,27 @@ STANDING = [
     ),
 ]
 
-CASES: list[Case] = [*ROUND_ROBIN, *FREEST, *STANDING]
+BY_HASH = Switches(hash_only=True)
+
+
+def plain(name: str, packet: Any, to: int, *before: Step, **more: Any) -> Case:
+    """Of a director that remembers nothing."""
+    expected: dict[str, Any] = {"rung": Rung.HOME_EXISTING, "events": ()} | more
+    return forwarded(name, packet, to, before=before, switches=BY_HASH, **expected)
+
+
+FORGETFUL = [
+    plain("By hash alone: a SYN goes home, unrecorded", tcp(V4), IPIP4, rung=Rung.HOME_NEW),
+    plain(
+        "By hash alone: an open flow leaves with its slot", tcp(V4, "A"), REDIRECTED, *OPEN4, LEFT
+    ),
+    plain("By hash alone: an IPv6 flow does", udp(V6), IPIP4, udp(V6), rung=Rung.HOME_NEW),
+    plain(
+        "By hash alone: a policy counts for nothing",
+        tcp(ROUND4),
+        L2,
+        rung=Rung.HOME_NEW,
+    ),
+]
+
+CASES: list[Case] = [*ROUND_ROBIN, *FREEST, *STANDING, *FORGETFUL]

@@ -118,10 +118,11 @@ ROWS = (
 
 
 def pool(number: int, *homes: int, generation: int = 1, **more: Any) -> PoolRow:
-    """A pool whose slots are homes in turn: slot i has homes[i % n]. Its members are the same, once
-    each, unless told otherwise.
+    """A pool whose slots are homes in turn: slot i has homes[i % n], all with the same
+    `mark`. Its members are the same, once each, unless told otherwise.
     """
-    slots = np.resize(np.array(homes, np.uint16), SLOTS)
+    mark = more.pop("mark", 0)
+    slots = np.resize(np.array(homes, np.uint16), SLOTS) | np.uint16(mark)
     slots.setflags(write=False)
     members = tuple((BackendId(home), 1) for home in sorted(set(homes)) if home)
     fields: dict[str, Any] = {"members": members} | more
@@ -200,6 +201,10 @@ class Switches:
     icmp_source4: str = "0.0.0.0"
     icmp_source6: str = "::"
     redirect_always: bool = False
+    is_member: bool = False
+    hash_only: bool = False
+    queries_are_refused: bool = False
+    client_queries: int = 0  # of one client until it has to wait; 0: no limit
 
 
 USUAL = Switches()
@@ -220,6 +225,10 @@ def settings(switches: Switches) -> Settings:
     record["icmp_source4"] = list(ip_address(switches.icmp_source4).packed)
     record["icmp_source6"] = list(ip_address(switches.icmp_source6).packed)
     record["redirect_always"] = switches.redirect_always
+    record["is_member"] = switches.is_member
+    record["hash_only"] = switches.hash_only
+    record["queries_per_jiffy_16"] = 1 if switches.queries_are_refused else 0
+    record["client_queries_burst"] = switches.client_queries
     return record
 
 
@@ -243,6 +252,20 @@ def fragment_hash(client: str, address: str, protocol: int, datagram: int) -> in
     else:
         number = int(mix(int(pair(high, low, FLOW_KEY)) ^ rest))
     return int(mix(number ^ FLOW_KEY[0] ^ int.from_bytes(b"fragment", "big")))
+
+
+def vip_id(address: str, protocol: str = "tcp") -> int:
+    """Id of the first VIP of an address and protocol."""
+    wanted = ip_address(address), Protocol(protocol)
+    return next(int(row.id) for row in IMAGE.vips if (row.address, row.protocol) == wanted)
+
+
+def client_under(address: str, client: str, protocol: str = "tcp") -> tuple[int, int]:
+    """What counts of a client at that VIP."""
+    row = next(row for row in IMAGE.vips if row.id == vip_id(address, protocol))
+    mask = affinity.mask(row.affinity, row.address.version, row.prefix)
+    high, low = words_of(client)
+    return high & mask[0], low & mask[1]
 
 
 def words_of(address: str) -> tuple[int, int]:

@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from test_state import numbered
 
 from limpet.core.errors import Conflict
 from limpet.core.intent import Intents
 from limpet.core.registry import Registry
 from limpet.store import rows, state
-from limpet.store.state import State
+from limpet.store.state import SCHEMA_VERSION, State
+from store.test_state import numbered
 
 KILLS = 60
 PUTS_MAX = 5  # that a child acknowledges before it is killed
@@ -152,7 +152,7 @@ def test_file_of_the_first_version_keeps_its_ids_and_secrets(path: Path) -> None
             assert opened.intents() == (0, Intents())
             assert opened.history(9) == []
             assert opened.pending("command") == []
-    assert version(path) == 2
+    assert version(path) == SCHEMA_VERSION
 
 
 def test_kill_during_the_upgrade_leaves_one_version_or_the_other(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_kill_during_the_upgrade_leaves_one_version_or_the_other(tmp_path: Path)
         with State(path) as opened:
             assert opened.load() == numbered(number)
             assert opened.secret("slot_key", 16) == secret
-        if number >= UPGRADES and seen == {1, 2}:
+        if number >= UPGRADES and seen == {1, SCHEMA_VERSION}:
             return
     raise AssertionError("killed too early, or too late")
 

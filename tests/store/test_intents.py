@@ -86,11 +86,6 @@ class Store(RuleBasedStateMachine):
         with pytest.raises(Conflict, match=f"at revision {now} by now, not at {now + off}:"):
             self.state.put_intents(new, now + off, "", "", "", 0.0, queued)
 
-    @rule(event=st.dictionaries(st.text(max_size=3), st.integers(), max_size=2))
-    def queue(self, event: dict[str, int]) -> None:
-        assert self.state.queue_event(event) == len(self.events) + 1
-        self.queued([event])
-
     def queued(self, new: list[Any]) -> None:
         self.events += new
         if new:
@@ -201,7 +196,7 @@ def test_full_outbox_drops_the_oldest_and_says_how_many(
     monkeypatch.setattr(outbox, "EVENTS_MAX", 3)
     with State(path) as state:
         for number in range(5):
-            state.queue_event({"number": number})
+            state.put_intents(Intents(), number, "", "", "", 0.0, [{"number": number}])
         assert [each.id for each in state.pending("webhook")] == [3, 4, 5]
         assert state.events_dropped == 2
 

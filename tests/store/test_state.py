@@ -171,7 +171,7 @@ SAVE_UNTIL_KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_state import numbered
+from store.test_state import numbered
 from limpet.store.state import State
 state = State(sys.argv[1])
 for generation in range(1, 100_000):
@@ -183,7 +183,7 @@ for generation in range(1, 100_000):
 @pytest.mark.parametrize("round_", range(5))
 def test_kill_loses_nothing_that_was_acknowledged(path: Path, round_: int) -> None:
     """SIGKILL at some moment of a series of saves: the last acknowledged one is there, whole."""
-    command = [sys.executable, "-c", SAVE_UNTIL_KILLED, str(path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", SAVE_UNTIL_KILLED, str(path), str(Path(__file__).parents[1])]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -217,7 +217,7 @@ def test_newer_schema_is_refused(path: Path) -> None:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     db.close()
     before = path.read_bytes()
-    with pytest.raises(LimpetError, match=r"state\.db: written by a newer limpet \(schema 3"):
+    with pytest.raises(LimpetError, match=r"state\.db: written by a newer limpet \(schema 4"):
         State(path)
     assert path.read_bytes() == before
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pyroute2 import IPRoute, NetlinkError
 
 from limpet.agent.interface import LO
-from limpet.core.errors import DatapathError
+from limpet.core.errors import DatapathError, Unsupported
 from limpet.core.model import Address
 
 SYSCTLS = Path("/proc/sys/net/ipv4/conf")
@@ -75,10 +75,22 @@ def remove(addresses: Iterable[Address]) -> None:
                     ) from error
 
 
-def wanted_sysctls(interface: str) -> dict[str, str]:
-    """Path below net/ipv4/conf -> value."""
+def wanted_sysctls(interface: str, *, has_vips: bool = True) -> dict[str, str]:
+    """Path below net/ipv4/conf -> value. Where VIPs are not on lo, ARP is nobody's business."""
     filters = {f"{scope}/rp_filter": "0" for scope in ("all", "default", interface)}
-    return {**filters, "all/arp_ignore": "1", "all/arp_announce": "2"}
+    return {**filters, "all/arp_ignore": "1", "all/arp_announce": "2"} if has_vips else filters
+
+
+def check_forwarding(interface: str, versions: set[int]) -> None:
+    """Raises Unsupported if this machine does not forward what comes in on the interface."""
+    keys = {4: f"ipv4/conf/{interface}/forwarding", 6: "ipv6/conf/all/forwarding"}
+    for version in sorted(versions):
+        path = SYSCTLS.parents[1] / keys[version]
+        if not path.exists() or path.read_text().strip() == "0":
+            raise Unsupported(
+                f"an exit forwards replies, and IPv{version} is not forwarded here: "
+                f"`sysctl -w net.{keys[version].replace('/', '.')}=1`"
+            )
 
 
 def read_sysctls(keys: Iterable[str]) -> dict[str, str]:
@@ -86,7 +98,10 @@ def read_sysctls(keys: Iterable[str]) -> dict[str, str]:
 
 
 def restore_sysctls(interface: str, before: dict[str, str]) -> None:
-    """Write the values of before, but where somebody else has changed them since."""
+    """Write the values of before, but where somebody else has changed them since.
+
+    What was never written is not in `before`.
+    """
     ours = wanted_sysctls(interface).items()
     kept = [key for key, value in ours if (SYSCTLS / key).exists() and _read(key) == value]
     write_sysctls({key: value for key, value in before.items() if key in kept})

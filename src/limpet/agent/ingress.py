@@ -13,28 +13,28 @@ from pathlib import Path
 from limpet.agent.interface import Interface
 from limpet.core.errors import Conflict, DatapathError, Unsupported
 from limpet.core.model import XdpMode
-from limpet.datapath import libbpf
+from limpet.datapath import bpf
 
 PIN = "ingress_link"
-FLAGS = {XdpMode.NATIVE: libbpf.XDP_NATIVE, XdpMode.GENERIC: libbpf.XDP_GENERIC}
+FLAGS = {XdpMode.NATIVE: bpf.XDP_NATIVE, XdpMode.GENERIC: bpf.XDP_GENERIC}
 
 
 def attached_to(pins: Path) -> int:
     """Index of the interface that the pinned link is on; 0 if there is none."""
     if not (pins / PIN).exists():
         return 0
-    link = libbpf.get(pins / PIN)
+    link = bpf.get(pins / PIN)
     try:
-        return libbpf.link_ifindex(link)
+        return bpf.link_ifindex(link)
     finally:
         os.close(link)
 
 
 def replace(pins: Path, program: int) -> None:
     """Swap the program of the pinned link."""
-    link = libbpf.get(pins / PIN)
+    link = bpf.get(pins / PIN)
     try:
-        libbpf.link_update(link, program)
+        bpf.link_update(link, program)
     finally:
         os.close(link)
 
@@ -44,7 +44,7 @@ def attach(pins: Path, program: int, interface: Interface, mode: XdpMode) -> Xdp
     wanted = [XdpMode.NATIVE, XdpMode.GENERIC] if mode is XdpMode.AUTO else [mode]
     for attempt in wanted:
         try:
-            link = libbpf.link_create(program, interface.index, FLAGS[attempt])
+            link = bpf.link_create(program, interface.index, FLAGS[attempt])
         except DatapathError as error:
             if error.errno in (errno.EBUSY, errno.EEXIST):
                 raise Conflict(
@@ -56,7 +56,7 @@ def attach(pins: Path, program: int, interface: Interface, mode: XdpMode) -> Xdp
             failed = error
             continue
         try:
-            libbpf.pin(link, pins / PIN)
+            bpf.pin(link, pins / PIN)
         finally:
             os.close(link)
         return attempt
@@ -70,10 +70,10 @@ def detach(pins: Path) -> None:
     """End the link; fine if there is none, or its interface is gone."""
     if not (pins / PIN).exists():
         return
-    link = libbpf.get(pins / PIN)
+    link = bpf.get(pins / PIN)
     (pins / PIN).unlink()
     try:
-        libbpf.link_detach(link)
+        bpf.link_detach(link)
     except DatapathError as error:
         if error.errno not in (errno.ENOENT, errno.ENOLINK, errno.ENODEV):
             raise

@@ -9,29 +9,36 @@ leaves things as they were; a first start that fails is undone.
 No process is needed for packets to flow afterwards.
 """
 
-import shutil
+import json
 
-from limpet.agent import egress, host, ingress, interface, programs, state
-from limpet.agent.config import AgentConfig
+from limpet.agent import egress, host, ingress, interface, programs, state, way
+from limpet.agent.config import AgentConfig, Config, ExitConfig
 from limpet.agent.interface import Interface
-from limpet.agent.mss import limits
-from limpet.agent.programs import Programs
+from limpet.agent.mss import Limits, limits
+from limpet.agent.programs import Programs, Replies
 from limpet.agent.state import State
 from limpet.core.errors import LimpetError, NotFound
 from limpet.core.model import XdpMode
-from limpet.datapath import libbpf
+from limpet.datapath import bpf
+from limpet.datapath.pins import make
+from limpet.datapath.pins import remove as remove_pins
 
 
-def apply(config: AgentConfig) -> State:
+def apply(config: Config) -> State:
     """Make the kernel as the configuration says. The caller holds the lock of this name."""
     found = interface.find(config.interface)
-    mtu = config.mtu or found.mtu
-    mss = limits(mtu, config.directors)
-    libbpf.mount_bpffs()
-    pins = programs.folder(config.name)
-    loaded = Programs(config, mss, pins / programs.COUNTERS)
+    if isinstance(config, ExitConfig):
+        host.check_forwarding(found.name, {vip.version for vip in config.vips})
+    mtu, mss = _sizes(config, found)
+    bpf.mount_bpffs()
+    before = state.load(config.name)
+    loaded = Programs(
+        config,
+        mss,
+        programs.folder(config.name) / programs.COUNTERS,
+        _replies(config, found, mtu, before),
+    )
     try:
-        before = state.load(config.name)
         if before and (before.interface, before.ifindex) != (found.name, found.index):
             _remove(before)
             before = None
@@ -48,11 +55,29 @@ def apply(config: AgentConfig) -> State:
     return now
 
 
-def _planned(config: AgentConfig, found: Interface, before: State | None) -> State:
+def _sizes(config: Config, found: Interface) -> tuple[int, Limits]:
+    if isinstance(config, ExitConfig):
+        return found.mtu, Limits(0, 0)
+    mtu = config.mtu or found.mtu
+    return mtu, limits(mtu, config.sources())
+
+
+def _replies(config: Config, found: Interface, mtu: int, before: State | None) -> Replies:
+    """Raises Unsupported if replies cannot leave as the configuration says."""
+    if isinstance(config, ExitConfig) or not config.exits:
+        return Replies()
+    way.largest(config, mtu)
+    is_known = before is not None and before.ways == _ways(config)
+    known = programs.folder(config.name) if is_known else None
+    return Replies(way.exits(config, found), known)
+
+
+def _planned(config: Config, found: Interface, before: State | None) -> State:
     """The state as it will be, with all that will have been changed."""
-    vips = set(config.vips)
+    is_exit = isinstance(config, ExitConfig)
+    vips = set() if is_exit else set(config.vips)
     ours = set(before.addresses) if before else set()
-    settings = host.read_sysctls(host.wanted_sysctls(found.name))
+    settings = host.read_sysctls(host.wanted_sysctls(found.name, has_vips=not is_exit))
     return State(
         name=config.name,
         namespace=state.namespace(),
@@ -65,23 +90,43 @@ def _planned(config: AgentConfig, found: Interface, before: State | None) -> Sta
         ),
         sysctls=settings | (before.sysctls if before else {}),
         vips=list(config.vips),
-        directors=[str(prefix) for prefix in config.directors],
+        directors=[str(prefix) for prefix in config.sources()],
+        is_exit=is_exit,
+        exits=_exits(config),
+        ways=_ways(config),
     )
 
 
-def _install(config: AgentConfig, found: Interface, now: State, loaded: Programs) -> None:
+def _exits(config: Config) -> list[str]:
+    return [] if isinstance(config, ExitConfig) else [str(each.address) for each in config.exits]
+
+
+def _ways(config: Config) -> str:
+    """As long as this is the same, what the kernel knows of clients' ways means the same."""
+    exits = _exits(config)
+    return json.dumps([exits, [str(vip) for vip in config.vips]]) if exits else ""
+
+
+def _install(config: Config, found: Interface, now: State, loaded: Programs) -> None:
     pins = programs.folder(config.name)
     state.save(now)
-    host.write_sysctls(host.wanted_sysctls(found.name))
+    host.write_sysctls(host.wanted_sysctls(found.name, has_vips=not now.is_exit))
     host.add(vip for vip in config.vips if vip in now.addresses)
-    now.made_qdisc = egress.attach(found.index, loaded.egress) or now.made_qdisc
+    if now.is_exit:
+        egress.detach(found.index, with_qdisc=now.made_qdisc)
+    else:
+        now.made_qdisc = egress.attach(found.index, loaded.egress) or now.made_qdisc
     state.save(now)
-    pins.mkdir(parents=True, exist_ok=True)
+    make(pins)
     now.xdp = _attach(found, now, loaded, XdpMode(config.xdp))
     loaded.pin(pins)
-    leaving = [address for address in now.addresses if address not in config.vips]
-    host.remove(leaving)
-    now.addresses = [address for address in now.addresses if address in config.vips]
+    if isinstance(config, AgentConfig) and config.exits:
+        way.put(now.name, loaded.reply, config.vips, way.largest(config, now.mtu))
+    else:
+        way.remove(now.name)
+    kept = [] if now.is_exit else config.vips
+    host.remove(address for address in now.addresses if address not in kept)
+    now.addresses = [address for address in now.addresses if address in kept]
     state.save(now)
 
 
@@ -111,15 +156,16 @@ def remove(name: str) -> None:
     if known is not None:
         _remove(known)
     ingress.detach(pins)
-    shutil.rmtree(pins, ignore_errors=True)
+    remove_pins(pins)
     state.forget(name)
 
 
 def _remove(known: State) -> None:
     pins = programs.folder(known.name)
+    way.remove(known.name)
     ingress.detach(pins)
     egress.detach(known.ifindex, with_qdisc=known.made_qdisc)
     host.remove(known.addresses)
     host.restore_sysctls(known.interface, known.sysctls)
-    shutil.rmtree(pins, ignore_errors=True)
+    remove_pins(pins)
     state.forget(known.name)

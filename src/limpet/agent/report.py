@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from limpet.agent import counters, egress, host, ingress, programs, state
+from limpet.agent import counters, egress, host, ingress, programs, state, way
 from limpet.core.errors import NotFound
 from limpet.core.model import Address
-from limpet.datapath import abi, libbpf
+from limpet.datapath import abi, bpf
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +26,42 @@ class Report:
     ingress: bool  # the XDP program is attached
     egress: bool  # the MSS clamp is attached
     program: str  # the kernel's digest of the XDP program
+    clamp: str  # and of the tc program
     vips: dict[Address, bool]  # VIP -> is an address of this machine
     directors: list[str]
     mss4: int
     mss6: int
+    is_exit: bool
+    exits: list[str]  # addresses by which replies may leave; none: directly
+    way: list[str]  # what is missing of the way to them
     counters: dict[str, int]
 
     def problems(self) -> list[str]:
         """What should be there and is not; `limpet agent run` mends it."""
-        missing = (vip for vip, is_present in self.vips.items() if not is_present)
-        found = [f"{vip} is not an address of this machine" for vip in missing]
+        wrong = (vip for vip, is_present in self.vips.items() if is_present == self.is_exit)
+        is_not = "is" if self.is_exit else "is not"
+        found = [f"{vip} {is_not} an address of this machine" for vip in wrong]
         if not self.ingress:
             found.append(f"no XDP program of this agent is on {self.interface}")
-        if not self.egress:
+        if not self.egress and not self.is_exit:
             found.append(f"the MSS clamp is not on {self.interface}")
-        return found
+        return found + self.way
 
     def as_json(self) -> dict[str, JsonValue]:
         return {
             "name": self.name,
             "interface": self.interface,
             "xdp": {"mode": self.mode, "attached": self.ingress, "program": self.program},
-            "mss": {"attached": self.egress, "ipv4": self.mss4, "ipv6": self.mss6},
+            "mss": {
+                "attached": self.egress,
+                "program": self.clamp,
+                "ipv4": self.mss4,
+                "ipv6": self.mss6,
+            },
             "vips": [{"address": str(vip), "present": ok} for vip, ok in self.vips.items()],
             "directors": list(self.directors),
+            "role": "exit" if self.is_exit else "backend",
+            "exits": list(self.exits),
             "counters": dict(self.counters),
             "problems": list(self.problems()),
         }
@@ -79,24 +91,28 @@ def read(name: str) -> Report:
         ingress=ingress.attached_to(pins) == known.ifindex,
         egress=egress.is_attached(known.ifindex),
         program=_tag(pins / programs.INGRESS),
+        clamp=_tag(pins / programs.EGRESS),
         vips={vip: vip in addresses for vip in known.vips},
         directors=known.directors,
         mss4=known.mss4,
         mss6=known.mss6,
+        is_exit=known.is_exit,
+        exits=known.exits,
+        way=way.missing(name, known.vips) if known.exits else [],
         counters=_counters(pins / programs.COUNTERS),
     )
 
 
 def _tag(pin: Path) -> str:
-    fd = libbpf.get(pin)
+    fd = bpf.get(pin)
     try:
-        return libbpf.program_tag(fd)
+        return bpf.program_tag(fd)
     finally:
         os.close(fd)
 
 
 def _counters(pin: Path) -> dict[str, int]:
-    fd = libbpf.get(pin)
+    fd = bpf.get(pin)
     try:
         return counters.read(fd)
     finally:

@@ -15,7 +15,7 @@ import sdnotify
 import structlog
 
 from limpet.agent import config, installation, state
-from limpet.agent.config import AgentConfig
+from limpet.agent.config import Config
 from limpet.agent.signals import Signals
 from limpet.agent.state import State
 from limpet.core.errors import Conflict, LimpetError, unreadable
@@ -23,7 +23,7 @@ from limpet.core.errors import Conflict, LimpetError, unreadable
 log = structlog.get_logger("limpet.agent")
 
 
-def read(path: Path) -> AgentConfig:
+def read(path: Path) -> Config:
     """Read and check a file. Raises ConfigError."""
     try:
         return config.parse(path.read_text(encoding="utf-8"), str(path))
@@ -72,6 +72,7 @@ def _log_applied(event: str, now: State) -> None:
         directors=now.directors,
         mss4=now.mss4,
         mss6=now.mss6,
+        exits=now.exits,
     )
 
 

@@ -39,6 +39,9 @@ class State(BaseModel):
     mtu: int = 0
     mss4: int = 0
     mss6: int = 0
+    is_exit: bool = False
+    exits: list[str] = []  # addresses by which replies may leave; none: directly
+    ways: str = ""  # what the numbers of exits and VIPs stand for, in the kernel's maps
 
 
 def namespace() -> int:

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 
 from limpet import __version__
-from limpet.api import changes, errors, events, gate, openapi, reads
+from limpet.api import announcements, changes, clusters, errors, events, gate, openapi, reads
 from limpet.api.audit import Audit
 from limpet.api.events import Streams
 from limpet.api.interface import Director
@@ -44,6 +44,8 @@ def _reads(director: Director, streams: Streams) -> APIRouter:
     reads.add_state(router, director)
     reads.add_clients(router, director)
     reads.add_intents(router, director)
+    announcements.add_reads(router, director)
+    clusters.add_reads(router, director)
     events.add(router, director, streams)
     return router
 
@@ -59,5 +61,7 @@ def _mixed(director: Director, audit: Audit) -> APIRouter:
 def _changes(director: Director) -> APIRouter:
     router = APIRouter(dependencies=[Depends(gate.operator)])
     changes.add_weights(router, director)
+    announcements.add_changes(router, director)
+    clusters.add_changes(router, director)
     changes.add_whole(router, director)
     return router

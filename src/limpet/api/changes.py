@@ -59,7 +59,7 @@ def add_drains(router: APIRouter, director: Director) -> None:
         body = body or models_change.DrainBody.model_validate({})
         if dry_run:
             return JSONResponse(await director.drain_preview(backend, body.request()))
-        by = _noted(request, body.model_dump(mode="json", exclude_none=True))
+        by = noted(request, body.model_dump(mode="json", exclude_none=True))
         return tagged(await director.drain(backend, body.request(), by, expected))
 
     @router.delete(
@@ -69,7 +69,7 @@ def add_drains(router: APIRouter, director: Director) -> None:
     )
     async def undrain(request: Request, backend: str, expected: Expected) -> JSONResponse:
         """The backend gets new sessions again."""
-        return tagged(await director.undrain(backend, _noted(request), expected))
+        return tagged(await director.undrain(backend, noted(request), expected))
 
 
 def add_weights(router: APIRouter, director: Director) -> None:
@@ -85,7 +85,7 @@ def add_weights(router: APIRouter, director: Director) -> None:
         expected: Expected,
     ) -> JSONResponse:
         """A weight over that of the file. No live session moves."""
-        by = _noted(request, body.model_dump())
+        by = noted(request, body.model_dump())
         return tagged(await director.set_weight(pool, backend, body.weight, by, expected))
 
     @router.delete(path, response_model=models_change.Changed)
@@ -93,7 +93,7 @@ def add_weights(router: APIRouter, director: Director) -> None:
         request: Request, pool: str, backend: str, expected: Expected
     ) -> JSONResponse:
         """The weight of the file again."""
-        by = _noted(request)
+        by = noted(request)
         return tagged(await director.set_weight(pool, backend, None, by, expected))
 
 
@@ -105,7 +105,7 @@ def add_whole(router: APIRouter, director: Director) -> None:
         request: Request, body: models_change.RollbackBody, expected: Expected
     ) -> JSONResponse:
         """The intents of a former revision again, as a new revision."""
-        by = _noted(request, body.model_dump())
+        by = noted(request, body.model_dump())
         return tagged(await director.rollback(body.revision, by, expected))
 
     @router.post("/v1/reload", response_model=models_change.Reloaded)
@@ -120,7 +120,7 @@ def add_whole(router: APIRouter, director: Director) -> None:
         return JSONResponse({"stopping": True}, 202)
 
 
-def _noted(request: Request, details: dict[str, Any] | None = None) -> str:
+def noted(request: Request, details: dict[str, Any] | None = None) -> str:
     """Who asks. The audit log gets the details of the body."""
     request.state.details = details or {}
     return gate.caller(request).by

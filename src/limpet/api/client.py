@@ -63,8 +63,9 @@ class Client:
         """The JSON at a path; parameters that are None are left out."""
         return json.loads(self._ask("GET", path, parameters).read())
 
-    def post(self, path: str, body: str = "") -> Json:
-        answer: Json = json.loads(self._ask("POST", path, {}, body).read())
+    def post(self, path: str, body: str = "", *, if_revision: int | None = None) -> Json:
+        found = self._ask("POST", path, {}, body, _if_match(if_revision))
+        answer: Json = json.loads(found.read())
         return answer
 
     def post_json(

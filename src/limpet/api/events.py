@@ -119,7 +119,9 @@ async def _past(events: AsyncIterator[Json]) -> AsyncIterator[str]:
     """What is there without waiting."""
     with contextlib.suppress(TimeoutError):
         while True:
-            yield encoded(await asyncio.wait_for(anext(events), PAST_S))
+            async with asyncio.timeout(PAST_S):
+                event = await anext(events)
+            yield encoded(event)
 
 
 def encoded(event: Json) -> str:

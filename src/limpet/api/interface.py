@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # commands import this module, and shall not wait for numpy
 
 Json = dict[str, Any]
 
+DEADLINE_MAX_S = 31_536_000  # of a drain: a year, for whoever asks
+
 
 def _keep() -> "AtDeadline":
     from limpet.core.model import AtDeadline
@@ -111,6 +113,14 @@ class Director(Protocol):
 
     async def diff(self) -> Json: ...
 
+    async def routes(self) -> Json:
+        """What routers are told of the VIPs, and why or why not."""
+        ...
+
+    async def pops(self) -> Json:
+        """The directors of the cluster by PoP, and what each of them runs."""
+        ...
+
     async def drain_preview(self, backend: str, request: DrainRequest) -> Json: ...
 
     async def plan(self, text: str) -> Json: ...
@@ -127,6 +137,10 @@ class Director(Protocol):
 
     async def undrain(self, backend: str, by: str, if_revision: int | None) -> Json: ...
 
+    async def drain_pop(self, pop: str, by: str, if_revision: int | None) -> Json: ...
+
+    async def undrain_pop(self, pop: str, by: str, if_revision: int | None) -> Json: ...
+
     async def set_weight(
         self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
     ) -> Json:
@@ -134,6 +148,14 @@ class Director(Protocol):
         ...
 
     async def rollback(self, revision: int, by: str, if_revision: int | None) -> Json: ...
+
+    async def apply(self, text: str, by: str, if_revision: int | None) -> Json:
+        """Have all directors of the cluster serve this document."""
+        ...
+
+    async def remove_director(self, name: str, by: str) -> Json:
+        """Have the cluster forget a director that is gone for good."""
+        ...
 
     async def reload(self) -> Json: ...
 

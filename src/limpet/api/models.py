@@ -65,6 +65,7 @@ class Status(Model):
     program: str
     program_id: int | None
     attachments: list[Attachment]
+    degraded: list[str] = Field(description="what is not as it should be; empty: all is well")
     revision: int = Field(description="of the intents that are in effect")
     flows: Occupancy = Field(description="the connection table")
     sessions: Occupancy = Field(description="the table of sessions")
@@ -73,6 +74,10 @@ class Status(Model):
     checks: dict[str, Any] = Field(description="figures of the health checks")
     hooks: dict[str, dict[str, Any]] = Field(description="deliveries, by kind of hook")
     resets: dict[str, Any] = Field(description="figures of the RSTs that ended flows")
+    routes: dict[str, Any] = Field(description="figures of what routers are told")
+    cluster: dict[str, Any] | None = Field(
+        None, description="figures of a member of a cluster; docs/operate/metrics.md has them"
+    )
     own_packets_error: str = Field(
         description="why checks through VIPs and RSTs to backends fail; empty: they do not"
     )

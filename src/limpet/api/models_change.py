@@ -9,11 +9,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from limpet.api.interface import DrainRequest
+from limpet.api.interface import DEADLINE_MAX_S, DrainRequest
 from limpet.api.models import Model
 from limpet.core.model import WEIGHT_MAX, AtDeadline, DrainRule
-
-DEADLINE_MAX_S = 31_536_000  # a year
 
 
 class Body(BaseModel):

@@ -62,12 +62,21 @@ class Weight(Model):
     weight: int
 
 
+class PopDrain(Model):
+    """A drain of a PoP."""
+
+    pop: str
+    began: str
+    by: str
+
+
 class Intents(Model):
     """What people want beyond the configuration file."""
 
     revision: int
     drains: list[DrainTerms]
     weights: list[Weight]
+    pop_drains: list[PopDrain]
 
 
 class Revision(Model):
@@ -99,11 +108,20 @@ class KeptDrain(Model):
     drained: float | None
 
 
+class KeptPopDrain(Model):
+    """A drain of a PoP as it is kept: times are Unix seconds."""
+
+    pop: str
+    began: float
+    by: str
+
+
 class KeptIntents(Model):
     """Intents on top of the file."""
 
     drains: list[KeptDrain]
     weights: list[Weight]
+    pop_drains: list[KeptPopDrain] = Field(default=[], description="left out where there are none")
     without_effect: list[str] = Field(description="the file lacks their backend or pool")
 
 
@@ -137,6 +155,7 @@ class Event(Model):
     at: str
     kind: str = Field(
         description="drain_began, drain_progress, drained, drain_ended, weight_set, rolled_back, "
+        "pop_drain_began, pop_drain_ended, announced, withdrawn, peer_up, peer_down, "
         "health_changed, reloaded, split; lost: `count` events were missed, null: unknown"
     )
 

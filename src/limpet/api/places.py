@@ -31,6 +31,11 @@ class Places:
     def state_file(self) -> Path:
         return self.state / STATE_FILE
 
+    @property
+    def speaker(self) -> Path:
+        """A folder. By the name alone: whoever takes the director down has to find it."""
+        return SOCKETS / f"{self.name}.bgp"
+
 
 def places(name: str, socket: Path | None = None, state: Path | None = None) -> Places:
     """The usual places of the director of that name, unless others are given."""

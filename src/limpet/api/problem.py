@@ -13,6 +13,7 @@ from limpet.core.errors import (
     LimpetError,
     NotFound,
     Problem,
+    Unavailable,
     Unreachable,
     Unsupported,
 )
@@ -59,6 +60,7 @@ STATUSES: dict[type[LimpetError], int] = {
     Unsupported: 501,
     DatapathError: 500,
     Unreachable: 503,
+    Unavailable: 503,
     LimpetError: 500,
 }
 TITLES: dict[type[LimpetError], str] = {
@@ -73,6 +75,7 @@ TITLES: dict[type[LimpetError], str] = {
     Unsupported: "the kernel lacks a feature",
     DatapathError: "a step against the kernel failed",
     Unreachable: "the daemon does not answer",
+    Unavailable: "the store of the cluster cannot be reached",
     LimpetError: "the request failed",
 }
 NAMES: dict[type[LimpetError], str] = {
@@ -87,6 +90,7 @@ NAMES: dict[type[LimpetError], str] = {
     Unsupported: "unsupported",
     DatapathError: "datapath",
     Unreachable: "unreachable",
+    Unavailable: "unavailable",
     LimpetError: "other",
 }
 

@@ -122,7 +122,7 @@ def add_intents(router: APIRouter, director: Director) -> None:
     )
     async def plan(request: Request) -> JSONResponse:
         """What a configuration would change. The body is the text of the file."""
-        return JSONResponse(await director.plan(_text(await request.body())))
+        return JSONResponse(await director.plan(text_of(await request.body())))
 
 
 def add_audit(router: APIRouter, audit: Audit) -> None:
@@ -150,12 +150,13 @@ def _lines(page: FlowPage, only_count: bool) -> Lines:
 
 
 def _texts(page: FlowPage, only_count: bool) -> Iterator[str]:
-    yield json.dumps({"total": page.total}) + "\n"
+    yield json.dumps(models.Total(total=page.total).model_dump()) + "\n"
     if not only_count:
         yield from page.batches
 
 
-def _text(body: bytes) -> str:
+def text_of(body: bytes) -> str:
+    """A configuration that came as bytes. Raises ConfigError if it is no text."""
     try:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:

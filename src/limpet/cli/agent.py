@@ -77,9 +77,15 @@ def _print(found: "Report") -> None:
     from limpet.agent.report import meaning
 
     console = Console()
-    console.print(f"agent {found.name} on {found.interface}, XDP {found.mode} {found.program}")
-    console.print(f"VIPs {', '.join(map(str, found.vips))}; MSS {found.mss4}, {found.mss6} (IPv6)")
+    console.print(f"agent {found.name} on {found.interface}")
+    xdp = f"XDP {found.mode} {found.program}" if found.ingress else "not attached"
+    clamp = f"tc egress {found.clamp}" if found.egress else "not attached"
+    sizes = "exit" if found.is_exit else f"MSS {found.mss4}, {found.mss6} (IPv6)"
+    console.print(f"decapsulation: {xdp}" + ("" if found.is_exit else f"; MSS clamp: {clamp}"))
+    console.print(f"VIPs {', '.join(map(str, found.vips))}; {sizes}")
     console.print(f"accepts from {', '.join(found.directors)}")
+    if found.exits:
+        console.print(f"replies follow their clients, by exits {', '.join(found.exits)}")
     table = Table("counter", "packets", "meaning", "")
     table.columns[1].justify = "right"
     for name, count in found.counters.items():

@@ -10,10 +10,11 @@ from datetime import datetime
 
 import typer
 
+from limpet.api.interface import DEADLINE_MAX_S
+
 UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 WHOLE = re.compile(rf"(?:{PART.pattern})+")
-DAYS_MAX = 365
 EXAMPLES = "as in 90s, 10m, 2h, 1d or 1h30m"
 
 
@@ -32,8 +33,8 @@ def parse(text: str | float) -> float:
     if not WHOLE.fullmatch(given):
         raise typer.BadParameter(f"{text!r} is not a duration; write one, {EXAMPLES}")
     seconds = sum(float(number) * UNITS[unit] for number, unit in PART.findall(given))
-    if seconds > DAYS_MAX * UNITS["d"]:
-        raise typer.BadParameter(f"{text!r} is beyond {DAYS_MAX} days")
+    if seconds > DEADLINE_MAX_S:
+        raise typer.BadParameter(f"{text!r} is beyond {DEADLINE_MAX_S // UNITS['d']} days")
     return seconds
 
 

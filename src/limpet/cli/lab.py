@@ -6,6 +6,8 @@ the commands, because it costs more than the start of every other limpet command
 """
 
 import json
+import re
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -22,9 +24,19 @@ LabName = Annotated[
 ]
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="A host of the lab.")]
 BackendName = Annotated[str, typer.Argument(metavar="NAME", help="A backend host.")]
+ClientName = Annotated[str, typer.Argument(metavar="CLIENT", help="A client host.")]
+PlaceA = Annotated[str, typer.Argument(metavar="A", help="A host, router, segment or PoP.")]
+PlaceB = Annotated[str, typer.Argument(metavar="B", help="Another one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 DEFAULT = "limpet"
+
+
+class Story(StrEnum):
+    TWO_POP = "two-pop"
+    ONE_POP = "one-pop"
+
+
 COMMAND_NOT_FOUND, COMMAND_NOT_EXECUTABLE = 127, 126  # as a shell says it
 
 
@@ -78,11 +90,17 @@ def execute(
 
 
 @app.command()
-def add(name: BackendName, lab: LabName = DEFAULT) -> None:
+def add(
+    name: BackendName,
+    pop: Annotated[
+        str, typer.Option("--pop", help="PoP that it stands in; default: the first.")
+    ] = "",
+    lab: LabName = DEFAULT,
+) -> None:
     """Add a new backend host, in the pool."""
     from limpet.lab import changes
 
-    host = changes.add(lab, name)
+    host = changes.add(lab, name, pop=pop)
     typer.echo(f"{host.name} is in the pool with weight {host.weight}")
 
 
@@ -139,6 +157,109 @@ def start(host: HostName, lab: LabName = DEFAULT) -> None:
 
 
 @app.command()
+def shift(
+    client: ClientName,
+    pop: Annotated[str, typer.Argument(metavar="POP", help="The PoP to go to.")],
+    lab: LabName = DEFAULT,
+) -> None:
+    """Have BGP send a client's packets to another PoP. Returns when it does."""
+    from limpet.lab import shifting
+
+    took_s = shifting.shift(lab, client, pop)
+    typer.echo(f"packets of {client} go to {pop} since {took_s * 1_000:.0f} ms after the command")
+
+
+@app.command()
+def flap(
+    client: ClientName,
+    every: Annotated[
+        str, typer.Option("--every", help="Time from one shift to the next.")
+    ] = "200ms",
+    duration: Annotated[str, typer.Option("--for", help="How long.")] = "10s",
+    lab: LabName = DEFAULT,
+) -> None:
+    """Shift a client back and forth; in the end its packets go where they went before."""
+    from limpet.lab import shifting
+
+    found = shifting.flap(lab, client, _seconds("--every", every), _seconds("--for", duration))
+    typer.echo(f"{found.seen} of {found.asked} shifts were complete before the next one")
+
+
+@app.command()
+def path(
+    client: ClientName,
+    vip: Annotated[str, typer.Argument(metavar="[VIP]", help="Default: each.")] = "",
+    source: Annotated[
+        str, typer.Option("--source", metavar="ADDRESS", help="One of the client's addresses.")
+    ] = "",
+    lab: LabName = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """PoP, director and backend that a client's packets take now."""
+    from limpet.lab import shifting
+
+    found = [each.record() for each in shifting.path(lab, client, vip, source)]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for each in found:
+        hops = each["hops"]
+        assert isinstance(hops, list)
+        typer.echo(
+            f"{each['client']} -> {each['vip']}: PoP {each['pop'] or '-'}, director "
+            f"{each['director'] or '-'}, backend {each['backend'] or '-'} ({each['why']})\n"
+            f"  by {', '.join(hops)}"
+        )
+
+
+@app.command()
+def cut(a: PlaceA, b: PlaceB, lab: LabName = DEFAULT) -> None:
+    """Cut the link between two places: hosts, routers, segments or PoPs."""
+    from limpet.lab import shifting
+
+    shifting.worsen(lab, a, b, cut=True)
+    typer.echo(f"{a} and {b} are cut off from each other")
+
+
+@app.command()
+def heal(a: PlaceA, b: PlaceB, lab: LabName = DEFAULT) -> None:
+    """Undo `cut`, `loss` and `delay` between two places."""
+    from limpet.lab import shifting
+    from limpet.lab.impairment import Impairment
+
+    shifting.impair(lab, Impairment(a=a, b=b))
+    typer.echo(f"nothing is wrong between {a} and {b}")
+
+
+@app.command()
+def loss(
+    a: PlaceA,
+    b: PlaceB,
+    share: Annotated[str, typer.Argument(metavar="PERCENT", help="As 1%.")],
+    lab: LabName = DEFAULT,
+) -> None:
+    """Lose a share of the packets between two places, each way."""
+    from limpet.lab import shifting
+
+    shifting.worsen(lab, a, b, loss_percent=_percent(share))
+    typer.echo(f"between {a} and {b} {share} of the packets are lost")
+
+
+@app.command()
+def delay(
+    a: PlaceA,
+    b: PlaceB,
+    time: Annotated[str, typer.Argument(metavar="TIME", help="As 20ms; 0 for none.")],
+    lab: LabName = DEFAULT,
+) -> None:
+    """Delay all that passes between two places, each way."""
+    from limpet.lab import shifting
+
+    shifting.worsen(lab, a, b, delay_ms=_milliseconds(time))
+    typer.echo(f"what passes between {a} and {b} takes {time} longer, each way")
+
+
+@app.command()
 def down(lab: LabName = DEFAULT) -> None:
     """Remove a lab and everything it left, also after a crash."""
     from limpet.lab import operations
@@ -149,14 +270,58 @@ def down(lab: LabName = DEFAULT) -> None:
 
 @app.command()
 def demo(
+    story: Annotated[
+        Story, typer.Argument(help="two-pop: BGP moves clients. one-pop: the rest.")
+    ] = Story.TWO_POP,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab up at the end.")] = False,
+    compare: Annotated[
+        bool, typer.Option(help="two-pop: tell it again of balancers that go by the hash alone.")
+    ] = True,
     lab: LabName = DEFAULT,
 ) -> None:
-    """Tell the story: sessions that live while all around them changes. Status 1 if one broke."""
-    from limpet.lab import demo as story
+    """Tell a story: sessions that live while all around them changes. Status 1 if one broke."""
+    from limpet.lab import anycast_demo
+    from limpet.lab import demo as one_pop
 
-    if not story.tell(lab, keep=keep):
+    if story is Story.TWO_POP:
+        held = anycast_demo.tell(lab, keep=keep, compare=compare)
+    else:
+        held = one_pop.tell(lab, keep=keep)
+    if not held:
         raise typer.Exit(1)
+
+
+def _seconds(option: str, text: str) -> float:
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0}
+    found = re.fullmatch(r"([0-9.]+)(ms|s|m)", text)
+    try:
+        value = float(found[1]) * units[found[2]] if found else 0.0
+    except ValueError:
+        value = 0.0
+    if value <= 0:
+        raise typer.BadParameter(
+            f"'{text}' is no time: write it as 200ms, 10s or 2m", param_hint=option
+        )
+    return value
+
+
+def _milliseconds(text: str) -> float:
+    from limpet.lab.impairment import DELAY_MAX_MS
+
+    value = 0.0 if text == "0" else _seconds("TIME", text) * 1_000
+    if value > DELAY_MAX_MS:
+        raise typer.BadParameter(f"'{text}' is too long: up to {DELAY_MAX_MS // 1_000}s works")
+    return value
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 100:
+        raise typer.BadParameter(f"'{text}' is no share: write it as 1% or 0.5%, up to 100%")
+    return value
 
 
 def _print_status(lab: str, as_json: bool) -> None:

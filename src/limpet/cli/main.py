@@ -14,11 +14,13 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
+import limpet
 from limpet.cli import views
 from limpet.cli.options import AsJson, Revision, Socket
 from limpet.core.errors import LimpetError
 
-SUB_APPS = {name: f"limpet.cli.{name}" for name in ("agent", "backend", "lab", "token")}
+GROUPS = ("agent", "backend", "director", "lab", "pop", "sim", "token")
+SUB_APPS = {name: f"limpet.cli.{name}" for name in GROUPS}
 
 
 class Commands(TyperGroup):
@@ -38,12 +40,30 @@ class Commands(TyperGroup):
 
 app = typer.Typer(
     cls=Commands,
-    help="A Layer-4 anycast load balancer that never loses a session.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 app.add_typer(views.app)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"limpet {limpet.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """A Layer-4 anycast load balancer that never loses a session."""
+
 
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The configuration file.")]
 StateFolder = Annotated[
@@ -84,6 +104,27 @@ def plan(
     change.plan(file, socket, state, as_json=as_json)
 
 
+@app.command()
+def apply(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Document of the cluster: VIPs, pools, ...")
+    ],
+    if_revision: Revision = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it would change, and change nothing.")
+    ] = False,
+    socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Have all directors of the cluster serve what the file says."""
+    from limpet.cli import change
+
+    if dry_run:
+        change.apply_dry(file, socket, as_json=as_json)
+    else:
+        change.apply(file, socket, if_revision, as_json=as_json)
+
+
 @app.command("reload")
 def reload_(socket: Socket = None, as_json: AsJson = False) -> None:
     """Let the daemon read its configuration file again."""
@@ -102,6 +143,16 @@ def down(
     from limpet.cli import change
 
     change.down(name, socket, as_json=as_json)
+
+
+@app.command()
+def speaker(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="/run/limpet/NAME.bgp.")],
+) -> None:
+    """Hold the BIRD of a director; the daemon starts this. Withdraws when the daemon stays away."""
+    from limpet.announce import speaker
+
+    speaker.run(folder)
 
 
 @app.command()
@@ -124,9 +175,8 @@ def version(as_json: AsJson = False) -> None:
     """Print the version."""
     import json
 
-    from limpet import __version__
-
-    typer.echo(json.dumps({"version": __version__}) if as_json else f"limpet {__version__}")
+    found = {"version": limpet.__version__}
+    typer.echo(json.dumps(found) if as_json else f"limpet {limpet.__version__}")
 
 
 def main() -> None:

@@ -28,6 +28,26 @@ def show(what: str, socket: Path | None, *, as_json: bool) -> None:
         console.print(table)
 
 
+def status(socket: Path | None, *, as_json: bool) -> None:
+    """The director alone, and what is wrong with it."""
+    found = Client(socket).get("/v1/status")
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    console = paper()
+    console.print(_status(found), end="")
+    cluster = found.get("cluster")
+    if cluster is not None:
+        leads = ", leads" if cluster["leads"] else ""
+        console.print(
+            f"  cluster: revision {cluster['revision']}, generation {cluster['generation']}, "
+            f"{cluster['reachable']} of {cluster['directors']} directors reachable{leads}",
+            highlight=False,
+        )
+    if not found["degraded"]:
+        console.print("  nothing is wrong")
+
+
 def paper() -> Any:
     """Where tables are printed: as wide as the terminal, or as wide as they like."""
     from rich.console import Console
@@ -97,7 +117,6 @@ def _table(title: str, left: tuple[str, ...], right: tuple[str, ...] = ()) -> An
 def _status(status: Json) -> Any:
     from rich.text import Text
 
-    reconcile = status["reconcile"]
     where = f"{status['director']}" + (f" in {status['pop']}" if status["pop"] else "")
     text = Text()
     text.append(f"director {where}", style="bold")
@@ -111,10 +130,8 @@ def _status(status: Json) -> Any:
         table = status[kind]
         used = f"in {table['entries']} entries ({table['used_percent']} %)"
         text.append(f"  {table['live']} {kind} {used}\n")
-    if reconcile["error"]:
-        text.append(f"  reconcile failed: {reconcile['error']}\n", style=STYLES["alarm"])
-    if status["file_error"]:
-        text.append(f"  last reload: {status['file_error']}\n", style=STYLES["alarm"])
+    for each in status.get("degraded", ()):
+        text.append(f"! {each}\n", style=STYLES["alarm"])
     return text
 
 

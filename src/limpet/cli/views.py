@@ -26,6 +26,14 @@ def show(
 
 
 @app.command()
+def status(socket: Socket = None, as_json: AsJson = False) -> None:
+    """How the director does, and what is not as it should be."""
+    from limpet.cli import show
+
+    show.status(socket, as_json=as_json)
+
+
+@app.command()
 def where(
     client: Annotated[str, typer.Argument(metavar="CLIENT", help="Address of the client.")],
     vip: Annotated[str, typer.Argument(metavar="VIP", help="Name or address of the VIP.")],
@@ -106,6 +114,14 @@ def drains(socket: Socket = None, as_json: AsJson = False) -> None:
     from limpet.cli import lists
 
     lists.show(lists.DRAINS, socket, as_json=as_json)
+
+
+@app.command()
+def routes(socket: Socket = None, as_json: AsJson = False) -> None:
+    """Show what routers are told of the VIPs, why or why not, and how the peers do."""
+    from limpet.cli import routes
+
+    routes.show(socket, as_json=as_json)
 
 
 @app.command()

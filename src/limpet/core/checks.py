@@ -5,13 +5,14 @@ Each check is a generator that looks at one rule over the whole and yields what 
 path of the key in the file. All of them run, so that one run of `limpet check` shows everything.
 
 Not here: the shape of tables and the range of single values (core/document.py, core/values.py),
-and what has to fit together in a pool's health check (core/health_checks.py).
+and what has to fit together in a pool's health check (core/health_checks.py) and among machines
+(core/cluster_checks.py).
 """
 
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from limpet.core import health_checks
+from limpet.core import cluster_checks, health_checks
 from limpet.core.affinity import ADDRESS_BITS
 from limpet.core.finding import Finding, suggestion
 from limpet.core.model import (
@@ -38,6 +39,7 @@ def _names_are_unique(desired: Desired) -> Iterator[Finding]:
         "backend": [backend.name for backend in desired.backends],
         "pool": [pool.name for pool in desired.pools],
         "vip": [vip.name for vip in desired.vips],
+        "pop": [pop.name for pop in desired.pops],
     }
     for kind, names in kinds.items():
         first: dict[str, int] = {}
@@ -245,6 +247,7 @@ RULES: tuple[Callable[[Desired], Iterator[Finding]], ...] = (
     _sources_are_unused,
     _vips_use_what_they_set,
     health_checks.check,
+    cluster_checks.check,
     _proxies_do_not_overlap,
     _api_over_tcp_is_secured,
     _api_does_not_take_the_metrics_port,

@@ -5,7 +5,8 @@ Each model is one table of the file. A key has its type, default, range, descrip
 example; the JSON Schema, the error messages and the documentation all come from here. Defaults
 are those of core/model.py. Unknown keys are refused: a misspelt key must not be ignored.
 
-Not here: the tables of a pool (core/pool_table.py), what has to fit together across tables
+Not here: the tables of a pool (core/pool_table.py) and those about other machines
+(core/cluster_tables.py), what has to fit together across tables
 (core/checks.py), and lines (core/source.py).
 """
 
@@ -14,6 +15,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema
 
+from limpet.core.cluster_tables import BgpTable, ClusterTable, PopTable, RouteTable
 from limpet.core.model import (
     POOLS_MAX,
     Affinity,
@@ -52,7 +54,7 @@ from limpet.core.values import (
 )
 
 FLOWS_MIN, FLOWS_MAX = 1_024, 67_108_864  # 2 GiB of entries and 3 GiB of IPv6 clients
-SESSIONS_MIN, SESSIONS_MAX = 1_024, 67_108_864  # 2 GiB
+SESSIONS_MIN, SESSIONS_MAX = 1_024, 67_108_864  # 4.5 GiB
 RATE_MAX_PER_S = 100_000_000
 HOOK_S = (0.1, 300)
 
@@ -148,6 +150,12 @@ class DirectorTable(Table):
         le=SESSIONS_MAX,
         description="size of the session table",
     )
+    hash_only: bool = Field(
+        _DIRECTOR.hash_only,
+        description="every packet goes by the hash of its client alone, as without limpet: "
+        "sessions break; to compare, never for use",
+        examples=[False],
+    )
     mark: Mark = Field(
         _DIRECTOR.mark,
         description="firewall mark of the director's own packets to a backend, to which the "
@@ -191,9 +199,20 @@ class BackendTable(Table):
         "ipip",
         description="how packets travel to it: ipip, or l2 if it is on the director's segment",
     )
+    pop: NameOrEmpty = Field(
+        "", description="PoP that it stands in; empty: none in particular", examples=["fra"]
+    )
+    sessions_max: int = Field(
+        0,
+        ge=0,
+        le=SESSIONS_MAX,
+        description="live sessions with which it is full, for pools that prefer near backends; "
+        "0: never",
+    )
 
     def to_backend(self) -> Backend:
-        return Backend(self.name, self.address, Encapsulation(self.encapsulation))
+        kind = Encapsulation(self.encapsulation)
+        return Backend(self.name, self.address, kind, self.pop, self.sessions_max)
 
 
 class VipTable(Table):
@@ -226,6 +245,10 @@ class VipTable(Table):
         default_factory=lambda: VipTimeoutsTable.model_validate({}),
         description="idle timeouts of this VIP's flows and sessions",
     )
+    route: RouteTable = Field(
+        default_factory=lambda: RouteTable.model_validate({}),
+        description="how its address is announced",
+    )
 
     def to_vip(self, timeouts: Timeouts) -> Vip:
         return Vip(
@@ -238,6 +261,7 @@ class VipTable(Table):
             prefix=self.prefix,
             port_ranges=self.port_ranges,
             timeouts=self.timeouts.to_timeouts(timeouts),
+            route=self.route.to_route(),
         )
 
 
@@ -339,6 +363,15 @@ class Document(Table):
         default_factory=lambda: MegaProxyTable.model_validate({}),
         description="clients behind which very many are",
     )
+    cluster: ClusterTable = Field(
+        default_factory=lambda: ClusterTable.model_validate({}),
+        description="directors that share one state",
+    )
+    bgp: BgpTable = Field(
+        default_factory=lambda: BgpTable.model_validate({}),
+        description="who tells routers of the VIPs",
+    )
+    pop: list[PopTable] = Field([], description="places that announce VIPs")
     backend: list[BackendTable] = Field([], description="machines that terminate sessions")
     pool: list[PoolTable] = Field([], description="weighted backends behind VIPs")
     vip: list[VipTable] = Field([], description="addresses that clients use")
@@ -355,4 +388,7 @@ class Document(Table):
             mega_proxy=self.mega_proxy.to_mega_proxy(),
             hooks=self.hooks.to_hooks(),
             api=self.api.to_api(),
+            pops=tuple(table.to_pop() for table in self.pop),
+            bgp=self.bgp.to_bgp(),
+            cluster=self.cluster.to_cluster(),
         )

@@ -8,6 +8,7 @@
       Unsupported        the kernel lacks a feature; tests skip on exactly this
       DatapathError      a step against the kernel failed, with its errno
       Unreachable        the daemon does not answer
+      Unavailable        the store of the cluster cannot be reached
 
 A bug is an AssertionError, and never caught as one of these.
 """
@@ -79,6 +80,12 @@ class Unreachable(LimpetError):
     """The daemon does not answer. Packets are still forwarded by the kernel."""
 
     exit_status = 6
+
+
+class Unavailable(LimpetError):
+    """The store of the cluster cannot be reached. What is local goes on; changes have to wait."""
+
+    exit_status = 10
 
 
 class DatapathError(LimpetError):

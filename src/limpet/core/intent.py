@@ -2,8 +2,8 @@
 """Intent: what people want beyond the configuration file, set by command: drains and weights.
 
 The file stays the source of what it declares; intents lie on top of it until they are taken back.
-They name backends and pools, as people do; an intent for a name that the file does not have is
-kept, and has no effect. Health, which is measured, is never here.
+They name backends, pools and PoPs, as people do; an intent for a name that the file does not have
+is kept, and has no effect. Health, which is measured, is never here.
 
 Pure values: every change is a new `Intents`. The store keeps them under ordered revisions, as the
 JSON that `encode` makes and `decode` reads. `decode` refuses whatever `encode` would not write: a
@@ -33,11 +33,21 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class PopDrain:
+    """The directors of a PoP announce no VIP. Its backends stay in use."""
+
+    pop: str
+    began: float  # Unix seconds
+    by: str  # who asked
+
+
+@dataclass(frozen=True, slots=True)
 class Intents:
     """All intents. Weights by (pool, backend)."""
 
     drains: Mapping[str, Drain] = field(default_factory=dict)
     weights: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    pop_drains: Mapping[str, PopDrain] = field(default_factory=dict)  # by name of the PoP
 
 
 def with_drain(intents: Intents, drain: Drain) -> Intents:
@@ -63,20 +73,36 @@ def without_weight(intents: Intents, pool: str, backend: str) -> Intents:
     return replace(intents, weights=weights)
 
 
+def with_pop_drain(intents: Intents, drain: PopDrain) -> Intents:
+    """With this drain, in the place of an earlier one of that PoP."""
+    return replace(intents, pop_drains={**intents.pop_drains, drain.pop: drain})
+
+
+def without_pop_drain(intents: Intents, pop: str) -> Intents:
+    """With the PoP announced. The same if it is already."""
+    kept = {name: each for name, each in intents.pop_drains.items() if name != pop}
+    return replace(intents, pop_drains=kept)
+
+
 def encode(intents: Intents) -> dict[str, Any]:
     """As JSON, sorted by name: equal intents give equal text."""
+    pops = [asdict(intents.pop_drains[name]) for name in sorted(intents.pop_drains)]
     return {
         "drains": [asdict(intents.drains[name]) for name in sorted(intents.drains)],
         "weights": [
             {"pool": pool, "backend": backend, "weight": intents.weights[(pool, backend)]}
             for pool, backend in sorted(intents.weights)
         ],
+        # Left out where there are none: revisions of before there were any read the same.
+        **({"pop_drains": pops} if pops else {}),
     }
 
 
 def decode(json: object) -> Intents:
     """The inverse of `encode`. Raises ValueError for anything else."""
-    whole = _object(json, "intents", {"drains", "weights"})
+    keys = {"drains", "weights"}
+    has_pops = isinstance(json, dict) and bool(json.get("pop_drains"))
+    whole = _object(json, "intents", keys | {"pop_drains"} if has_pops else keys)
     drains: dict[str, Drain] = {}
     for drain in (_drain(row) for row in _list(whole["drains"], "drains")):
         _is_new(drain.backend, drains, "drain")
@@ -87,7 +113,13 @@ def decode(json: object) -> Intents:
         key = (_text(entry["pool"], "pool"), _text(entry["backend"], "backend"))
         _is_new(key, weights, "weight")
         weights[key] = _weight(entry["weight"])
-    return Intents(drains, weights)
+    pops: dict[str, PopDrain] = {}
+    for row in _list(whole.get("pop_drains", []), "pop_drains"):
+        entry = _object(row, "pop_drain", {"pop", "began", "by"})
+        pop = _text(entry["pop"], "pop")
+        _is_new(pop, pops, "pop_drain")
+        pops[pop] = PopDrain(pop, _time(entry["began"], "began"), _text(entry["by"], "by"))
+    return Intents(drains, weights, pops)
 
 
 def _drain(row: object) -> Drain:

@@ -24,6 +24,8 @@ POOLS_MAX = 1_024
 WEIGHT_MAX = 65_535
 PROXIES_MAX = 16_384  # prefixes of known mega-proxies
 
+SLOT_BACKEND, SLOT_TELL, SLOT_UNSURE = 0x0FFF, 0x4000, 0x8000  # enum slot of bpf/abi.h
+
 SOURCE4 = IPv4Network("100.64.0.0/16")
 SOURCE6 = IPv6Network("fd00:11be:7::/96")
 
@@ -110,6 +112,20 @@ class CheckPath(StrEnum):
     DIRECT = "direct"  # to the backend's own address
 
 
+class Prefer(StrEnum):
+    """Which of a pool's backends new sessions go to first."""
+
+    ANY = "any"  # all alike
+    NEAR = "near"  # those of the director's PoP, then by the cost to other PoPs
+
+
+class Speaker(StrEnum):
+    """Who tells the routers of the VIPs."""
+
+    BIRD = "bird"  # a BIRD 2 of our own
+    KERNEL = "kernel"  # routes in a table of the kernel, which the operator's own speaker reads
+
+
 class Encapsulation(StrEnum):
     """How a packet travels from the director to the backend."""
 
@@ -135,6 +151,16 @@ class Backend:
     name: str
     address: Address
     encapsulation: Encapsulation = Encapsulation.IPIP
+    pop: str = ""  # where it stands; empty: nowhere in particular
+    sessions_max: int = 0  # live sessions with which it is full, for `prefer`; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class Pop:
+    """A place that announces VIPs."""
+
+    name: str
+    costs: Mapping[str, int] = field(default_factory=dict)  # of the way to other PoPs, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +197,7 @@ class Pool:
     hold_s: int = 30  # that sessions of a down backend are held, before
     on_down: OnDown = OnDown.RESET  # happens to them
     fail_open: bool = False  # with every backend down, use them all
+    prefer: Prefer = Prefer.ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +215,15 @@ class Timeouts:
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """How a VIP's address is announced."""
+
+    communities: tuple[tuple[int, int], ...] = ()
+    med: int | None = None
+    prepend: int = 0  # times that our AS number is put before the path once more
+
+
+@dataclass(frozen=True, slots=True)
 class Vip:
     """Address + protocol + port (None: all ports) that clients use."""
 
@@ -200,6 +236,49 @@ class Vip:
     prefix: int | None = None  # bits of the client's address that count; None: 32, or 64 for IPv6
     port_ranges: int = 16  # of affinity client+ports; a power of two, 2 to 65,536
     timeouts: Timeouts = field(default_factory=Timeouts)
+    route: Route = field(default_factory=Route)
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A router that we tell of the VIPs."""
+
+    name: str
+    address: Address
+    asn: int
+    password_file: str = ""  # TCP MD5 (RFC 2385); empty: none
+    bfd: bool = False
+    multihop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bgp:
+    """Who tells whom of the VIPs of this director; without `speaker` nobody."""
+
+    speaker: Speaker | None = None
+    asn: int = 0
+    router_id: IPv4Address | None = None
+    peers: tuple[Peer, ...] = ()
+    table: int = 117  # of the kernel, for the speaker `kernel`
+    hold_s: int = 600  # that routes stay without a daemon
+    needs: str = "any"  # "any" or "all" VIPs of an address have to be able to serve
+    drain_s: int = 60  # at most between the sign of a PoP's drain and the withdrawal
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The directors that this one shares its state with; without `name` it stands alone."""
+
+    name: str = ""
+    servers: tuple[str, ...] = ()  # URLs of NATS servers
+    listen: str = ""  # "address:port" for queries of other directors (UDP)
+    key_file: str = ""  # secret of the cluster, 32 bytes or more; signs what directors tell
+    tls_ca: str = ""  # paths of PEM files; empty: no TLS to the store
+    tls_certificate: str = ""
+    tls_key: str = ""
+    queries_per_s: int = 20_000  # packets held for an answer, at most
+    client_queries: int = 100  # and of one client, in a second
+    exceptions_max: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +318,7 @@ class Director:
     sessions_max: int = 1_000_000
     timeouts: Timeouts = field(default_factory=Timeouts)  # of VIPs that do not say theirs
     mark: int = 0x6C69_0000  # of packets of ours to a backend, plus its id; the low 12 bits are 0
+    hash_only: bool = False  # every packet goes by the hash: for comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +344,9 @@ class Desired:
     mega_proxy: MegaProxy = field(default_factory=MegaProxy)
     hooks: Hooks = field(default_factory=Hooks)
     api: ApiListen = field(default_factory=ApiListen)
+    pops: tuple[Pop, ...] = ()
+    bgp: Bgp = field(default_factory=Bgp)
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 # --- Facts: what was measured ------------------------------------------------------------------
@@ -299,7 +382,7 @@ class PoolRow:
 
     id: PoolId
     generation: int
-    slots: Slots = field(compare=False)
+    slots: Slots = field(compare=False)  # with the marks of enum slot of bpf/abi.h
     digest: str  # core.slots.digest of the slots; compared instead of them
     members: tuple[tuple[BackendId, int], ...] = ()  # eligible backends and their weights, by id
     policy: Policy = Policy.HASH

@@ -6,6 +6,10 @@ did: the same names keep their ids, tables move as few slots as they can, and pl
 again gives the same again. A backend that keeps its name but not its address is a new machine: it
 gets a new id, and the live flows of the old one stay where they are.
 
+Two halves: `agree` makes ids and tables, which all directors of a cluster share, so its leader
+alone does that; `image` makes the kernel's rows of them and of what this one director sees. `plan`
+is both, for a director that stands alone.
+
 Slot tables, members and standing follow what core/eligible.py says of each backend. Fields that a
 VIP's affinity does not use stand at their defaults, as the kernel's rows read back.
 
@@ -19,9 +23,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from limpet.core import affinity
+from limpet.core import affinity, local_table
 from limpet.core.eligible import Assessment
 from limpet.core.errors import Conflict
+from limpet.core.local_table import LocalTable
 from limpet.core.model import (
     BACKENDS_MAX,
     POOLS_MAX,
@@ -68,15 +73,40 @@ def plan(
     `split_flows`: flows from which on a client is split, for VIPs where that is not the number in
     the file. Raises Conflict if ids run out.
     """
-    assessed = _without_facts(desired) if assessments is None else assessments
+    assessed = without_facts(desired) if assessments is None else assessments
+    following, weights = agree(desired, registry, referenced, assessed)
+    tables = local_table.alone(following, weights)
+    return following, image(desired, following, tables, assessed, next_hops, split_flows)
+
+
+def agree(
+    desired: Desired,
+    registry: Registry,
+    referenced: frozenset[BackendId] | None,
+    assessments: Mapping[tuple[str, str], Assessment],
+) -> tuple[Registry, dict[PoolId, dict[BackendId, int]]]:
+    """The next registry, and the weights that its tables were built for. Raises Conflict."""
     following = _with_backends(registry, desired, referenced)
     following = _with_pools(_with_vips(following, desired), desired)
-    weights = {pool.name: _weights(pool, following, assessed) for pool in desired.pools}
-    following = _with_tables(following, desired, weights)
-    backends, pools = _backends_and_pools(desired, following, assessed, weights, next_hops)
-    vips = (_vip_row(vip, desired, following, split_flows or {}) for vip in desired.vips)
+    weights = {
+        following.pools[pool.name]: _weights(pool, following, assessments) for pool in desired.pools
+    }
+    return _with_tables(following, desired, weights), weights
+
+
+def image(
+    desired: Desired,
+    registry: Registry,
+    tables: Mapping[PoolId, LocalTable],
+    assessments: Mapping[tuple[str, str], Assessment],
+    next_hops: Mapping[Address, NextHop],
+    split_flows: Mapping[VipKey, int] | None = None,
+) -> Image:
+    """What the kernel of this director should hold, by the registry that was agreed on."""
+    backends, pools = _backends_and_pools(desired, registry, assessments, tables, next_hops)
+    vips = (_vip_row(vip, desired, registry, split_flows or {}) for vip in desired.vips)
     proxies = tuple(sorted(set(desired.mega_proxy.prefixes), key=network_order))
-    return following, Image(backends, pools, tuple(sorted(vips, key=lambda v: v.id)), proxies)
+    return Image(backends, pools, tuple(sorted(vips, key=lambda v: v.id)), proxies)
 
 
 def addresses(desired: Desired, registry: Registry) -> frozenset[Address]:
@@ -193,7 +223,7 @@ def _with_pools(registry: Registry, desired: Desired) -> Registry:
 # --- Weights and tables ------------------------------------------------------------------------
 
 
-def _without_facts(desired: Desired) -> dict[tuple[str, str], Assessment]:
+def without_facts(desired: Desired) -> dict[tuple[str, str], Assessment]:
     """Everybody active and up."""
     return {
         (pool.name, name): Assessment(weight, weight)
@@ -222,13 +252,13 @@ def _weights(
 
 
 def _with_tables(
-    registry: Registry, desired: Desired, weights: Mapping[str, Mapping[BackendId, int]]
+    registry: Registry, desired: Desired, weights: Mapping[PoolId, Mapping[BackendId, int]]
 ) -> Registry:
     key = int.from_bytes(desired.director.slot_key, "big")
     tables = {}
     for pool in desired.pools:
         number = registry.pools[pool.name]
-        tables[number] = build(registry.tables.get(number), weights[pool.name], key)
+        tables[number] = build(registry.tables.get(number), weights[number], key)
     return replace(registry, tables=tables)
 
 
@@ -239,11 +269,11 @@ def _backends_and_pools(
     desired: Desired,
     registry: Registry,
     assessed: Mapping[tuple[str, str], Assessment],
-    weights: Mapping[str, Mapping[BackendId, int]],
+    tables: Mapping[PoolId, LocalTable],
     next_hops: Mapping[Address, NextHop],
 ) -> tuple[tuple[BackendRow, ...], tuple[PoolRow, ...]]:
     pools = tuple(
-        _pool_row(pool, registry, assessed, weights[pool.name])
+        _pool_row(pool, registry, assessed, tables[registry.pools[pool.name]])
         for pool in sorted(desired.pools, key=lambda pool: registry.pools[pool.name])
     )
     with_standing = {number for row in pools for number, _ in row.standing}
@@ -261,7 +291,7 @@ def _pool_row(
     pool: Pool,
     registry: Registry,
     assessed: Mapping[tuple[str, str], Assessment],
-    weights: Mapping[BackendId, int],
+    local: LocalTable,
 ) -> PoolRow:
     number = registry.pools[pool.name]
     table = registry.tables[number]
@@ -271,9 +301,9 @@ def _pool_row(
     return PoolRow(
         id=number,
         generation=table.generation,
-        slots=table.slots,
-        digest=table.digest,
-        members=tuple(sorted(weights.items())),
+        slots=local.slots,
+        digest=local.digest,
+        members=tuple(sorted(local.weights.items())),
         policy=pool.policy,
         reassign=pool.reassign,
         standing=tuple(sorted((i, bits) for i, bits in standing.items() if bits)),

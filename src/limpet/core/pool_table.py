@@ -19,6 +19,7 @@ from limpet.core.model import (
     OnDown,
     Policy,
     Pool,
+    Prefer,
 )
 from limpet.core.table import Table
 from limpet.core.values import (
@@ -148,6 +149,11 @@ class PoolTable(Table):
     fail_open: bool = Field(
         _POOL.fail_open, description="whether all are used when every backend is down"
     )
+    prefer: Literal["any", "near"] = Field(
+        _POOL.prefer.value,
+        description="near: new sessions go to backends of the director's PoP, then by the cost "
+        "to other PoPs",
+    )
     health: HealthTable | None = Field(
         None, description="how backends are checked; left out: they are not"
     )
@@ -164,4 +170,5 @@ class PoolTable(Table):
             hold_s=self.hold_s,
             on_down=OnDown(self.on_down),
             fail_open=self.fail_open,
+            prefer=Prefer(self.prefer),
         )

@@ -13,7 +13,7 @@ to one boot of one machine.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
 
 from limpet.core.model import (
     Address,
@@ -93,11 +93,6 @@ def free_ids(first: int, limit: int, taken: Iterable[int], known: Iterable[int])
     known = list(known)
     occupied = {*taken, *known}
     return [i for i in range(first, limit) if i not in occupied] + known
-
-
-def address_order(address: IPv4Address | IPv6Address) -> tuple[int, int]:
-    """Sort key over both families: IPv4 first."""
-    return (address.version, int(address))
 
 
 def network_order(network: IPv4Network | IPv6Network) -> tuple[int, int, int]:

@@ -25,7 +25,14 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from limpet.core.model import BACKENDS_MAX, SLOTS, WEIGHT_MAX, BackendId, Slots
+from limpet.core.model import (
+    BACKENDS_MAX,
+    SLOT_BACKEND,
+    SLOTS,
+    WEIGHT_MAX,
+    BackendId,
+    Slots,
+)
 
 HISTORY_DEPTH = 4  # former owners remembered per slot; the oldest is forgotten first
 MATCH_ROUNDS = 8  # greedy rounds that give slots back to former owners; the rest move as others do
@@ -98,14 +105,22 @@ def digest(slots: Slots) -> str:
     return hashlib.sha256(slots.astype("<u2", copy=False).tobytes()).hexdigest()[:16]
 
 
+def homes(slots: Slots) -> Slots:
+    """The slots without marks."""
+    return slots & np.uint16(SLOT_BACKEND)
+
+
 def moved(a: Slots, b: Slots) -> int:
     """How many slots have another home in `b` than in `a`."""
     return int(np.count_nonzero(a != b))
 
 
 def shares(slots: Slots) -> dict[BackendId, int]:
-    """Slots per backend id, without those that own none; 0 stands for slots without a home."""
-    counts = np.bincount(slots)
+    """Slots per backend id, without those that own none; 0 stands for slots without a home.
+
+    Marks on the slots do not count.
+    """
+    counts = np.bincount(homes(slots))
     return {BackendId(int(i)): int(counts[i]) for i in np.flatnonzero(counts)}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from limpet.core.model import SLOTS, BackendId, BackendRow, Image, PoolId, PoolRow, VipId, VipRow
 from limpet.core.registry import Registry
+from limpet.core.slots import homes
 
 _Id = TypeVar("_Id", BackendId, PoolId, VipId)
 Facts = Mapping[str, Any]  # what can change about one thing, by the word for it
@@ -193,6 +194,8 @@ def _moves(before: Image, after: Image, old: Registry, new: Registry) -> tuple[P
         moves = [
             Move(_name(source, a), _name(target, b), count) for a, b, count in _pairs(earlier, row)
         ]
+        if not moves:
+            continue  # marks on slots came or went
         moves.sort(key=lambda move: (-move.slots, move.source, move.target))
         found.append(PoolMoves(name, sum(move.slots for move in moves), tuple(moves)))
     return tuple(sorted(found, key=lambda pool: pool.pool))
@@ -200,8 +203,9 @@ def _moves(before: Image, after: Image, old: Registry, new: Registry) -> tuple[P
 
 def _pairs(before: PoolRow, after: PoolRow) -> Iterable[tuple[BackendId, BackendId, int]]:
     """(old home, new home, slots) of all slots that move."""
-    at = np.flatnonzero(before.slots != after.slots)
-    pairs = before.slots[at].astype(np.uint32) << 16 | after.slots[at]
+    was, will = homes(before.slots), homes(after.slots)
+    at = np.flatnonzero(was != will)
+    pairs = was[at].astype(np.uint32) << 16 | will[at]
     for pair, count in zip(*np.unique(pairs, return_counts=True), strict=True):
         yield BackendId(int(pair) >> 16), BackendId(int(pair) & 0xFFFF), int(count)
 

@@ -38,6 +38,15 @@ def check_live(before: Desired, after: Desired) -> None:
             f"director.name cannot change from {old.name!r} to {new.name!r} while it runs: "
             f"{NO_DOWN}"
         )
+    if before.cluster.name != after.cluster.name:
+        said = [
+            f"of cluster {each.cluster.name!r}" if each.cluster.name else "of none"
+            for each in (before, after)
+        ]
+        raise Conflict(
+            f"cluster.name: this director is a member {said[0]}, and cannot become one {said[1]} "
+            "while it runs: start the daemon again"
+        )
     for key in FIXED:
         if getattr(old, key) != getattr(new, key):
             raise Conflict(

@@ -138,4 +138,8 @@ def intents(found: Intents, revision: int) -> Json:
             {"pool": pool, "backend": backend, "weight": weight}
             for (pool, backend), weight in found.weights.items()
         ],
+        "pop_drains": [
+            {"pop": each.pop, "began": iso(each.began), "by": each.by}
+            for each in found.pop_drains.values()
+        ],
     }

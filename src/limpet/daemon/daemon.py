@@ -12,9 +12,9 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,14 +27,15 @@ from limpet.api.places import Places, places
 from limpet.core.config import parse
 from limpet.core.errors import LimpetError, unreadable
 from limpet.core.model import Desired
-from limpet.daemon import forwarding, log, notify, recollection
+from limpet.daemon import forwarding, log, notify, recollection, watchdog
+from limpet.daemon.cluster.company import Company
 from limpet.daemon.events import Events
 from limpet.daemon.lock import locked
 from limpet.daemon.nexthop import NextHops
 from limpet.daemon.pacing import Pacing
 from limpet.daemon.parts import Parts
 from limpet.daemon.reconcile import Reconciler
-from limpet.datapath import libbpf, settings
+from limpet.datapath import bpf, settings
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.store.state import State
 
@@ -72,7 +73,7 @@ def run(options: Options) -> None:
     text, desired = read_file(options.file)
     log.configure(desired.log_level)
     where = places(desired.director.name, options.socket, options.state)
-    libbpf.mount_bpffs()  # the lock lies there
+    bpf.mount_bpffs()  # the lock lies there
     with locked(where.pins):
         try:
             asyncio.run(_run(options, text, desired, where))
@@ -102,14 +103,32 @@ async def _run(options: Options, text: str, desired: Desired, where: Places) -> 
             known = recollection.recall(where.state)
             reconciler.health = lambda: known
             reconciler.file_digest = digest(text)
-            outcome = await pacing.start(desired)
-            logger.info(
-                "forwarding", writes=outcome.writes, duration_s=round(outcome.duration_s, 3)
-            )
-            parts = Parts(kernel, state, reconciler, pacing)
-            with closing(parts.resets):
-                parts.check(known)
-                await _serve(options, where, parts)
+            async with _company(desired, where, kernel, reconciler, pacing) as company:
+                if company is not None:
+                    desired = await company.desired(state)
+                outcome = await pacing.start(desired)
+                logger.info(
+                    "forwarding", writes=outcome.writes, duration_s=round(outcome.duration_s, 3)
+                )
+                parts = Parts(kernel, state, reconciler, pacing, company)
+                with closing(parts.resets):
+                    parts.check(known)
+                    await _serve(options, where, parts)
+
+
+@asynccontextmanager
+async def _company(
+    desired: Desired, where: Places, kernel: Kernel, reconciler: Reconciler, pacing: Pacing
+) -> AsyncIterator[Company | None]:
+    """What a member of a cluster has beside the others; None: this director stands alone."""
+    if not desired.cluster.name:
+        yield None
+        return
+    company = Company(desired, where, kernel, reconciler, pacing, digest)
+    try:
+        yield company
+    finally:
+        await company.close()
 
 
 def _open(desired: Desired, where: Places) -> tuple[Kernel, State, Reconciler]:
@@ -140,7 +159,7 @@ async def _serve(options: Options, where: Places, parts: Parts) -> None:
     director = RunningDirector(options.file, where, parts)
     async with asyncio.TaskGroup() as tasks:  # a bug in one of them ends the process
         running = [tasks.create_task(run()) for run in parts.tasks()]
-        running.append(tasks.create_task(_keep_watchdog_quiet()))
+        running.append(tasks.create_task(watchdog.run(parts.pacing)))
         director.start_metrics()
         async with serving(director, where.socket, where.state, parts.desired.api) as service:
             director.service = service
@@ -164,10 +183,3 @@ def _handle_signals(director: "RunningDirector", tasks: asyncio.TaskGroup) -> No
 async def _reload(director: "RunningDirector") -> None:
     with suppress(LimpetError):  # it is in the log already, and nobody waits for an answer
         await director.reload()
-
-
-async def _keep_watchdog_quiet() -> None:
-    period_s = notify.watchdog_s()
-    while period_s is not None:
-        notify.alive()
-        await asyncio.sleep(period_s)

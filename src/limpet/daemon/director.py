@@ -27,23 +27,33 @@ from limpet.api.interface import (
     SessionQuery,
 )
 from limpet.api.places import Places
-from limpet.core.config import parse
-from limpet.core.declared import declared
 from limpet.core.effective import effective
-from limpet.core.errors import LimpetError
+from limpet.core.errors import Conflict, LimpetError
 from limpet.core.intent import Intents
 from limpet.core.model import Desired
-from limpet.core.summary import Summary
-from limpet.daemon import clients, condition, intents, notify, outlook, view
+from limpet.core.summary import summary
+from limpet.daemon import (
+    announced,
+    clients,
+    condition,
+    intents,
+    notify,
+    outlook,
+    planning,
+    pops,
+    view,
+)
 from limpet.daemon import where as where_of
-from limpet.daemon.answer import said
+from limpet.daemon.answer import said, told
+from limpet.daemon.cluster import roster
 from limpet.daemon.daemon import digest, read_file
 from limpet.daemon.log import configure
 from limpet.daemon.parts import Parts
 from limpet.daemon.reconcile import ChangeOf, Now, Outcome
 from limpet.daemon.sampler import Population
 from limpet.datapath import outbound
-from limpet.metrics import Endpoint, Reading
+from limpet.metrics.collector import Endpoint
+from limpet.metrics.reading import Reading
 from limpet.store.revisions import REVISIONS_MAX
 
 log = structlog.get_logger()
@@ -94,6 +104,7 @@ class RunningDirector:
             "program": self._kernel.program_tag(),
             "program_id": self._kernel.program_id(),
             "attachments": view.attachments(now),
+            "degraded": self._parts.symptoms(self._file_error),
             "revision": now.effect.revision,
             "flows": view.occupancy(there.flows),
             "sessions": view.occupancy(there.sessions),
@@ -154,9 +165,22 @@ class RunningDirector:
         now = self._now
         return effective(now.desired, now.effect.intents, now.effect.assessments).json()
 
+    async def routes(self) -> Json:
+        now = self._now
+        pop = now.desired.director.pop
+        drain = now.effect.intents.pop_drains.get(pop)
+        return announced.routes(self._parts.announcing, pop, drain)
+
+    async def pops(self) -> Json:
+        company = self._parts.company
+        return roster.alone() if company is None else roster.roster(company.member)
+
     async def history(self, limit: int) -> list[Json]:
         wanted = limit + 1 if limit else REVISIONS_MAX  # one more, to say what the last changed
-        revisions = await self._pacing.call(lambda: self._reconciler.history(wanted))
+        if self._parts.company is not None:
+            revisions = await self._parts.company.changes.history(wanted)
+        else:
+            revisions = await self._pacing.call(lambda: self._reconciler.history(wanted))
         return outlook.history(revisions)[: limit or None]
 
     async def sessions(self, query: SessionQuery) -> FlowPage:
@@ -184,13 +208,7 @@ class RunningDirector:
     # --- Changes --------------------------------------------------------------------------------
 
     async def plan(self, text: str) -> Json:
-        desired = parse(text)
-        tables = await self._pacing.call(lambda: self._reconciler.preview(desired))
-        return said(self._with_declared(tables, self._now.desired, desired))
-
-    @staticmethod
-    def _with_declared(tables: Summary, before: Desired, after: Desired) -> Summary:
-        return replace(tables, details=(*tables.details, *declared(before, after)))
+        return await planning.plan(self._parts, text)
 
     async def reload(self) -> Json:
         notify.reloading()
@@ -211,11 +229,13 @@ class RunningDirector:
         self._parts.update()
         self.start_metrics()
         log.info("reloaded", writes=outcome.writes, duration_s=round(outcome.duration_s, 3))
-        summary = self._with_declared(outcome.summary, before, desired)
+        summary = planning.with_declared(outcome.summary, before, desired)
         self._parts.feed.publish("reloaded", summary=str(summary))
         return {**said(summary), "program_replaced": outcome.program_loaded}
 
     def _reloaded(self, text: str, desired: Desired) -> Outcome:
+        if self._parts.company is not None:
+            desired = self._parts.company.member.reread(desired)
         outcome = self._reconciler.run(desired, prune=False)
         self._reconciler.file_digest = digest(text)
         return outcome
@@ -234,6 +254,23 @@ class RunningDirector:
 
         return await self._change(change, by, if_revision)
 
+    async def drain_pop(self, pop: str, by: str, if_revision: int | None) -> Json:
+        def change(desired: Desired, found: Intents) -> intents.Change:
+            return pops.drain(desired, found, pop, by, time.time())
+
+        return await self._change_pop(change, by, if_revision)
+
+    async def undrain_pop(self, pop: str, by: str, if_revision: int | None) -> Json:
+        def change(desired: Desired, found: Intents) -> intents.Change:
+            return pops.undrain(desired, found, pop, by, time.time())
+
+        return await self._change_pop(change, by, if_revision)
+
+    async def _change_pop(self, change: ChangeOf, by: str, if_revision: int | None) -> Json:
+        answer = await self._change(change, by, if_revision)
+        self._parts.announcing.wake()
+        return answer
+
     async def set_weight(
         self, pool: str, backend: str, weight: int | None, by: str, if_revision: int | None
     ) -> Json:
@@ -243,20 +280,58 @@ class RunningDirector:
         return await self._change(change, by, if_revision)
 
     async def rollback(self, revision: int, by: str, if_revision: int | None) -> Json:
-        old = await self._pacing.call(lambda: self._reconciler.revision(revision))
+        if self._parts.company is not None:
+            old = await self._parts.company.changes.revision(revision)
+        else:
+            old = await self._pacing.call(lambda: self._reconciler.revision(revision))
 
         def change(_: Desired, found: Intents) -> intents.Change:
             return intents.rolled_back(found, old.intents, revision, by, time.time())
 
         answer = await self._change(change, by, if_revision)
-        is_same = old.file_digest in ("", self._reconciler.file_digest)
+        if self._parts.company is not None:
+            is_same = old.file_digest == self._parts.company.changes.digest
+        else:
+            is_same = old.file_digest in ("", self._reconciler.file_digest)
         return answer if is_same else {**answer, "file_differs": True}
 
+    async def apply(self, text: str, by: str, if_revision: int | None) -> Json:
+        company = self._parts.company
+        if company is None:
+            raise Conflict(
+                "this director stands alone: write it into its own file and `limpet reload`, or "
+                "make it a member of a cluster first ([cluster] name)"
+            )
+        planned = await self.plan(text)
+        revision, is_here, is_new = await company.changes.apply(text, by, if_revision)
+        return {**planned, "revision": revision, "in_effect": is_here, "is_new": is_new}
+
+    async def remove_director(self, name: str, by: str) -> Json:
+        company = self._parts.company
+        if company is None:
+            raise Conflict("this director stands alone: its file has no [cluster]")
+        await company.tidying.remove(name)
+        log.info("director removed from the cluster", removed=name, by=by)
+        return {"director": name, "removed": True}
+
     async def _change(self, change: ChangeOf, by: str, if_revision: int | None) -> Json:
+        if self._parts.company is not None:
+            return await self._change_cluster(change, by, if_revision)
         outcome = await self._pacing.submit(
             lambda: self._reconciler.change(change, by, if_revision)
         )
         return {**said(outcome.summary), "revision": outcome.revision}
+
+    async def _change_cluster(self, change: ChangeOf, by: str, if_revision: int | None) -> Json:
+        company = self._parts.company
+        assert company is not None, "only in a cluster"
+        before = self._now
+        revision, is_here, made = await company.changes.change(change, by, if_revision)
+        for event in made.events:
+            self._parts.feed.publish(**told(event))
+        after = self._now
+        found = summary(before.image, after.image, before.registry, after.registry)
+        return {**said(found), "revision": revision, "in_effect": is_here}
 
     async def drain_preview(self, backend: str, request: DrainRequest) -> Json:
         now, loads = self._now, await self._loads()

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Down: the end of a director on this machine. Forwarding stops.
 
-A daemon that runs is asked to exit first, because it would put everything back. The state file
+A daemon that runs is asked to exit first, because it would put everything back. Then routes are
+withdrawn, while packets that are under way are still forwarded. The state file
 stays: with it, the next start gives every backend the slots that it had, and every client its slot.
 """
 
 import contextlib
+import time
 from ipaddress import ip_address
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from limpet.announce import process
+from limpet.announce.folder import Folder
 from limpet.api.client import Client
 from limpet.api.places import Places
 from limpet.core.errors import Conflict, Unreachable
@@ -18,22 +22,27 @@ from limpet.daemon.lock import locked, owner
 from limpet.daemon.nexthop import EXT_MANAGED
 from limpet.datapath import kernel, outbound
 from limpet.datapath.kernel import Kernel, Sizes
+from limpet.datapath.pins import remove_empty
 
 EXIT_WAIT_S = 10.0
+WITHDRAWN_S = 1.0  # for routers to send packets elsewhere before they are not forwarded here
 
 
 def down(places: Places) -> bool:
     """Remove everything of the director from the kernel. False if nothing was there."""
     if not places.pins.exists():
-        return False
+        return process.end(Folder(places.speaker))
     if owner(places.pins) is not None:
         _stop_daemon(places)
+    if process.end(Folder(places.speaker)):
+        time.sleep(WITHDRAWN_S)
     with locked(places.pins, wait_s=EXIT_WAIT_S):
         if (places.pins / "maps").exists():
             with contextlib.suppress(Conflict):  # another version's maps, which it cannot read
                 _release_neighbours(places)
         outbound.remove(places.pins)
         kernel.remove(places.pins)
+        remove_empty(places.pins.parent)
     with contextlib.suppress(FileNotFoundError):
         places.socket.unlink()
     return True

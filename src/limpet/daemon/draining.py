@@ -7,13 +7,16 @@ thread into the intents, in one transaction with the event that hooks deliver. W
 in the intents, so that a daemon that starts goes on where the last one was; only the rate of
 leaving begins anew. When a drain ends is decided in core/drain.py.
 
+In a cluster a drain is over when that is so on all directors that can be reached: each tells the
+others whom it has left, and the end goes into the cluster's intents.
+
 A connection whose client has sent its FIN counts as open while packets of it still come: the
 backend may have something to say yet.
 """
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -23,8 +26,8 @@ from limpet.api.feed import Feed
 from limpet.core import drain as drains_of
 from limpet.core.drain import Counts, Event, Watch
 from limpet.core.errors import LimpetError
-from limpet.core.intent import Drain
-from limpet.core.model import Affinity, Protocol
+from limpet.core.intent import Drain, Intents
+from limpet.core.model import Affinity, Desired, Protocol
 from limpet.daemon import condition, intents
 from limpet.daemon.pacing import Pacing
 from limpet.daemon.reconcile import Now, Reconciler
@@ -40,6 +43,9 @@ SHARE_OF_TIME = 0.2  # of one CPU, at most, that scans may take
 KEPT_S = 1.0  # that a count is shown again, to many who ask
 CLOSING_S = 0.75  # that a closing flow counts as open after its last packet
 DAEMON = "limpet"  # who ends a drain
+WithOthers = Callable[[str, Counts], Counts]
+Ended = list[tuple[Drain, Event]]
+End = Callable[[Ended], Awaitable[None]]
 OPEN = (Life.OPENING, Life.ESTABLISHED, Life.DATAGRAM)
 log = structlog.get_logger()
 
@@ -53,6 +59,9 @@ class Draining:
         self._watches: dict[str, Watch] = {}
         self._lefts: dict[str, tuple[float, Counts]] = {}  # those of `left`, and since when
         self._told: dict[str, tuple[float, Counts]] = {}  # last word of progress
+        self.counts: dict[str, Counts] = {}  # of this director, at the last look
+        self.with_others: WithOthers = _as_counted  # a member of a cluster adds other directors'
+        self.end: End = self._end_alone
 
     def watch(self, drain: Drain, now: Now) -> Watch:
         """What is known of a drain; nothing but its terms, if it has not been looked at yet."""
@@ -89,8 +98,11 @@ class Draining:
         self._told = {name: told for name, told in self._told.items() if name in self._watches}
         active = [drain.backend for drain in drains if drain.drained is None]
         if active:
-            counts = await asyncio.to_thread(self._scan, now, active)
+            self.counts = await asyncio.to_thread(self._scan, now, active)
+            counts = {name: self.with_others(name, each) for name, each in self.counts.items()}
             await self._advance(counts, time.time())
+        else:
+            self.counts = {}
 
     async def _advance(self, counts: dict[str, Counts], now: float) -> None:
         done: list[tuple[Watch, Event]] = []
@@ -113,15 +125,16 @@ class Draining:
             self._feed.publish("drain_progress", **condition.drain(watch, (0, 0), now))
 
     async def _end(self, done: list[tuple[Watch, Event]]) -> None:
-        ended = [(watch.drain, event) for watch, event in done]
         try:
-            await self._pacing.submit(
-                lambda: self._reconciler.change(
-                    lambda _, found: intents.drained(found, ended), DAEMON, None
-                )
-            )
+            await self.end([(watch.drain, event) for watch, event in done])
         except LimpetError as error:  # the next look tries again
             log.error("the end of a drain could not be kept", why=str(error))
+
+    async def _end_alone(self, ended: Ended) -> None:
+        def change(_: Desired, found: Intents) -> intents.Change:
+            return intents.drained(found, ended)
+
+        await self._pacing.submit(lambda: self._reconciler.change(change, DAEMON, None))
 
     # --- Counting -------------------------------------------------------------------------------
 
@@ -157,6 +170,10 @@ class Draining:
         is_open |= (flows["life"] == Life.CLOSING) & (flows["idle_ticks"] <= closing_ticks)
         found: np.ndarray[tuple[int], np.dtype[np.void]] = flows[is_open]
         return found
+
+
+def _as_counted(_: str, counts: Counts) -> Counts:
+    return counts
 
 
 def _left(counts: Counts) -> tuple[int, int]:

@@ -12,12 +12,17 @@ Pure. Not here: compare-and-set (store/revisions.py), and what intents do (core/
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from limpet.api.interface import DrainRequest, Json
+from limpet.api.interface import DEADLINE_MAX_S, DrainRequest, Json
 from limpet.core.errors import ConfigError, Conflict, NotFound, Problem
-from limpet.core.intent import Drain, Intents
+from limpet.core.intent import (
+    Drain,
+    Intents,
+    with_drain,
+    with_weight,
+    without_drain,
+    without_weight,
+)
 from limpet.core.model import WEIGHT_MAX, Desired
-
-DEADLINE_MAX_S = 366 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +55,7 @@ def drain(
             f"backend {name!r} is drained already, for {_length(now - running.drained)}: there is "
             f"nobody left to wait for; `limpet backend undrain {name}` puts it to use again"
         )
-    changed = replace(intents, drains={**intents.drains, name: wanted})
+    changed = with_drain(intents, wanted)
     return Change(changed, f"drain {name}{_terms(request)}", (_began(wanted, now),))
 
 
@@ -59,10 +64,8 @@ def undrain(desired: Desired, intents: Intents, backend: str, by: str, now: floa
     if backend not in intents.drains:
         _backend(desired, backend)
         raise Conflict(f"backend {backend!r} is not draining; draining: {_listed(intents.drains)}")
-    drains = {name: each for name, each in intents.drains.items() if name != backend}
-    changed = replace(intents, drains=drains)
     event = {"kind": "drain_ended", "at": now, "backend": backend, "by": by}
-    return Change(changed, f"undrain {backend}", (event,))
+    return Change(without_drain(intents, backend), f"undrain {backend}", (event,))
 
 
 def weight(
@@ -76,28 +79,28 @@ def weight(
     """A weight on top of the file's; None takes it back."""
     pool, backend = member
     if value is None and member in intents.weights:
-        weights = {each: w for each, w in intents.weights.items() if each != member}
+        changed = without_weight(intents, pool, backend)
     else:
         _member(desired, pool, backend)
         if value is None:
             return Change(intents, "")
         _check_weight(value)
-        weights = {**intents.weights, member: value}
+        changed = with_weight(intents, pool, backend, value)
     event: Json = {"kind": "weight_set", "at": now, "pool": pool, "backend": backend}
     event |= {"weight": value, "by": by}
     said = f"weight of {backend} in {pool}: {'that of the file' if value is None else value}"
-    return Change(replace(intents, weights=weights), said, (event,))
+    return Change(changed, said, (event,))
 
 
 def drained(intents: Intents, done: Iterable[tuple[Drain, Json]]) -> Change:
     """Drains that have ended, unless people have changed their minds meanwhile."""
-    drains, names, events = dict(intents.drains), [], []
+    changed, names, events = intents, [], []
     for each, event in done:
-        if drains.get(each.backend) == replace(each, drained=None):
-            drains[each.backend] = each
+        if changed.drains.get(each.backend) == replace(each, drained=None):
+            changed = with_drain(changed, each)
             names.append(each.backend)
             events.append(event)
-    return Change(replace(intents, drains=drains), f"drained {', '.join(names)}", tuple(events))
+    return Change(changed, f"drained {', '.join(names)}", tuple(events))
 
 
 def rolled_back(intents: Intents, old: Intents, revision: int, by: str, now: float) -> Change:
@@ -112,7 +115,11 @@ def rolled_back(intents: Intents, old: Intents, revision: int, by: str, now: flo
         else _again(each, by, now)
         for name, each in old.drains.items()
     }
-    changed = Intents(drains=drains, weights=dict(old.weights))
+    pops = {
+        name: intents.pop_drains.get(name) or replace(each, began=now, by=by)
+        for name, each in old.pop_drains.items()
+    }
+    changed = Intents(drains=drains, weights=dict(old.weights), pop_drains=pops)
     event = {"kind": "rolled_back", "at": now, "to": revision, "by": by}
     return Change(changed, f"rollback to revision {revision}", (event,))
 

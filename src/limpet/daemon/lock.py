@@ -15,6 +15,7 @@ from pathlib import Path
 
 from limpet.api.places import DOT
 from limpet.core.errors import Conflict
+from limpet.datapath.pins import make
 
 POLL_S = 0.02
 OF_AN_AGENT = "agent"  # pinned by an agent of that name
@@ -66,8 +67,11 @@ def _check_free(pins: Path) -> None:
 
 
 def _try(pins: Path) -> int | None:
-    pins.mkdir(parents=True, exist_ok=True)
-    fd = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    make(pins)
+    try:
+        fd = os.open(pins, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:  # somebody has just removed it
+        return None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if os.fstat(fd).st_ino == pins.stat().st_ino:

@@ -4,6 +4,7 @@
 Warnings only: a file may be checked on another machine than the one it is for.
 """
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def warnings(desired: Desired) -> list[str]:
 
 
 def _missing_interfaces(desired: Desired) -> Iterator[str]:
-    known = sorted(path.name for path in Path("/sys/class/net").iterdir())
+    # Not /sys/class/net: that is of the network namespace in which it was mounted.
+    known = sorted(name for _, name in socket.if_nameindex())
     for name in desired.director.interfaces:
         if name not in known:
             yield (

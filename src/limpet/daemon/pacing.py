@@ -26,6 +26,7 @@ from limpet.daemon.reconcile import Outcome, Reconciler
 
 COALESCE_S = 0.05  # events come in bursts
 FULL_S = 30.0
+STUCK_S = 90.0  # without coming round: a pass, or what waits before it in the thread, hangs
 RETRY_S, RETRY_MAX_S = 0.5, 30.0
 CHANGES_MAX = 1_000  # that wait; as many requests would have to be open at once
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Pacing:
         self._woken = asyncio.Event()
         self._routes_changed = False
         self._changes: deque[tuple[Change, asyncio.Future[Outcome]]] = deque()
+        self._round_at = time.monotonic()  # when the loop came round
         self.record = Record()
         self.tell: Callable[[Json], object] = dict  # of every event that a pass has caused
 
@@ -60,6 +62,12 @@ class Pacing:
         """Facts changed; `routes`: not only a neighbour."""
         self._routes_changed |= routes
         self._woken.set()
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds since the passes came round, if that is too long for one that goes on; else 0."""
+        since = time.monotonic() - self._round_at
+        return since if since > STUCK_S else 0.0
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run something in the thread of the passes, between two of them."""
@@ -82,6 +90,7 @@ class Pacing:
         """Passes, until cancelled."""
         next_full = time.monotonic() + FULL_S
         while True:
+            self._round_at = time.monotonic()
             is_full = await self._wait(next_full)
             if is_full:
                 next_full = time.monotonic() + FULL_S

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +26,32 @@ import structlog
 
 from limpet.api.interface import Json
 from limpet.api.problem import Stale
+from limpet.core.agreement import Agreement
 from limpet.core.diff import Changes, diff
 from limpet.core.errors import DatapathError, LimpetError
 from limpet.core.health import Health
 from limpet.core.intent import Intents
-from limpet.core.model import Address, BackendId, Desired, Encapsulation, Image, NextHop, XdpMode
-from limpet.core.plan import addresses, plan
+from limpet.core.local_table import LocalTable, Surroundings, member
+from limpet.core.model import (
+    Address,
+    BackendId,
+    Desired,
+    Encapsulation,
+    Image,
+    NextHop,
+    PoolId,
+)
+from limpet.core.plan import addresses, agree, image, plan
 from limpet.core.registry import Registry, VipKey
 from limpet.core.summary import Summary, summary
-from limpet.daemon import admission, condition, recollection
+from limpet.daemon import admission, attaching, condition, recollection
 from limpet.daemon import effect as effects
 from limpet.daemon import links as links_of
+from limpet.daemon.agreed import Agreed
 from limpet.daemon.answer import told
 from limpet.daemon.effect import Effect, Key
 from limpet.daemon.intents import Change
-from limpet.daemon.links import Link, Links
+from limpet.daemon.links import Links
 from limpet.daemon.nexthop import UNKNOWN, NextHops
 from limpet.datapath import clock, outbound, settings
 from limpet.datapath.kernel import Kernel
@@ -69,6 +80,7 @@ class Now:
     missing: tuple[str, ...]  # wanted interfaces that do not exist
     flow_buckets: int
     effect: Effect
+    tables: Mapping[PoolId, LocalTable] = field(default_factory=dict)  # of a member
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,13 @@ class Reconciler:
         self.health_changes: Counter[Key] = Counter()
         self.file_digest = ""  # of the configuration file; goes into the history
         self.split_flows: Mapping[VipKey, int] = {}  # where it is not the number in the file
+        self.agreed: Agreed | None = None  # of a member of a cluster: what all of them run
+        self.reached: Callable[[], None] = lambda: None  # after each pass, in its thread
+        self.around: Callable[[], Surroundings] = Surroundings  # and what else it sees
+        self.in_use: tuple[int, frozenset[int]] = (
+            0,
+            frozenset(),
+        )  # generation, ids at the last look
         self.now: Now | None = None
 
     @property
@@ -115,6 +134,9 @@ class Reconciler:
 
     def complete(self, desired: Desired) -> Desired:
         """With the slot key that was made on the first start, where the file has none."""
+        if self.agreed is not None:
+            key = self.agreed.agreement.slot_key
+            return replace(desired, director=replace(desired.director, slot_key=key))
         if desired.director.slot_key:
             return desired
         key = self._state.secret("slot_key", KEY_BYTES)
@@ -147,8 +169,8 @@ class Reconciler:
     def preview(self, desired: Desired) -> Summary:
         """What a pass would change, without changing anything."""
         desired = self.complete(desired)
-        registry, image = self.planned(desired, self._intents[1])
-        return summary(self._kernel.observe(), image, self._registry, registry)
+        registry, wanted = self.planned(desired, self._wanted()[1])
+        return summary(self._kernel.observe(), wanted, self._registry, registry)
 
     def planned(self, desired: Desired, intents: Intents) -> tuple[Registry, Image]:
         """Registry and image with these intents, without changing anything."""
@@ -157,7 +179,59 @@ class Reconciler:
         admission.check_interfaces(desired, links)
         hops = self._hops(desired, links)
         effect = self._effect(desired, (0, intents))
-        return plan(desired, self._registry, hops, None, effect.assessments, self.split_flows)
+        if self.agreed is None:
+            return plan(desired, self._registry, hops, None, effect.assessments, self.split_flows)
+        registry, weights = agree(desired, self._registry, None, effect.assessments)
+        agreement = replace(self.agreed.agreement, registry=registry, weights=weights)
+        return registry, self._image(desired, agreement, effect, hops)[0]
+
+    def recall(self, agreed: Agreed) -> None:
+        """At start, before the first pass: run what was agreed on."""
+        self.agreed, self._registry = agreed, agreed.agreement.registry
+
+    def adopt(self, agreed: Agreed, desired: Desired) -> Outcome:
+        """A pass that brings what was agreed on into the kernel.
+
+        Raises, and goes on with what was agreed before, if that cannot be done here. If the kernel
+        cannot follow, it is kept all the same, and passes go on trying.
+        """
+        before, ids = self.agreed, self._registry
+        self.agreed, self._registry = agreed, agreed.agreement.registry
+        try:
+            self.check(self.complete(desired))
+            self._state.keep(agreed.KEPT, agreed.encode())
+            return self.run(desired, prune=False)
+        except DatapathError:
+            raise
+        except LimpetError:
+            self.agreed, self._registry = before, ids
+            raise
+
+    def beginnings(self) -> tuple[bytes, Intents]:
+        """Slot key and intents of a director that stood alone, for the cluster that it begins."""
+        return self._state.secret("slot_key", KEY_BYTES), self._state.intents()[1]
+
+    @property
+    def registry(self) -> Registry:
+        return self._registry
+
+    def _wanted(self) -> tuple[int, Intents]:
+        """Revision and intents that are in effect."""
+        if self.agreed is None:
+            return self._intents
+        return self.agreed.agreement.revision, self.agreed.agreement.intents
+
+    def _image(
+        self,
+        desired: Desired,
+        agreement: Agreement,
+        effect: Effect,
+        hops: Mapping[Address, NextHop],
+    ) -> tuple[Image, Mapping[PoolId, LocalTable]]:
+        """Of a member: the image by an agreement, and the tables of its own in it."""
+        tables = member(desired, agreement, effect.assessments, self.around())
+        registry, found = agreement.registry, effect.assessments
+        return image(desired, registry, tables, found, hops, self.split_flows), tables
 
     def history(self, limit: int) -> list[Revision]:
         """The last revisions of the intents, the current one first."""
@@ -203,24 +277,32 @@ class Reconciler:
         links = links_of.read(self.next_hops.netlink)
         admission.check_interfaces(desired, links)
         hops = self._hops(desired, links)
-        effect = self._effect(desired, self._intents)
+        effect = self._effect(desired, self._wanted())
         referenced = self._referenced() if prune and self._is_same(desired, effect) else None
-        registry, image = plan(
-            desired, self._registry, hops, referenced, effect.assessments, self.split_flows
-        )
+        if self.agreed is None:
+            registry, wanted = plan(
+                desired, self._registry, hops, referenced, effect.assessments, self.split_flows
+            )
+            tables: Mapping[PoolId, LocalTable] = {}
+        else:
+            self._note_in_use(referenced)
+            registry = self.agreed.agreement.registry
+            wanted, tables = self._image(desired, self.agreed.agreement, effect, hops)
         machine = self._machine(desired, links)
         loaded = self._load(desired, machine)
         before = self._kernel.observe()
-        said = summary(before, image, self._registry, registry)
+        said = summary(before, wanted, self._registry, registry)
         self._save(registry)
-        changes = diff(before, image)
+        changes = diff(before, wanted)
         self._kernel.apply(changes)
-        self._attach(desired, links)
+        attaching.attach(self._kernel, desired, links)
         self._put_outbound(desired, is_again=prune)
         events = self._changed_health(effect)
         if (events or prune) and effect.health:
             recollection.keep(self._state.path.parent, effect.health)
-        self.now = self._reached(desired, image, machine, effects.applied(effect, time.time()))
+        reached = self._reached(desired, wanted, machine, effects.applied(effect, time.time()))
+        self.now = replace(reached, tables=tables)
+        self.reached()
         duration_s = time.monotonic() - began
         return Outcome(said, _count(changes), loaded, duration_s, effect.revision, events)
 
@@ -257,9 +339,15 @@ class Reconciler:
         now = self.now
         return (
             now is not None
+            and now.registry is self._registry
             and now.desired == desired
             and now.effect.assessments == effect.assessments
         )
+
+    def _note_in_use(self, referenced: frozenset[BackendId] | None) -> None:
+        if referenced is not None and self.agreed is not None:
+            lingering = {each.id for each in self._registry.lingering}
+            self.in_use = self.agreed.version.generation, frozenset(referenced & lingering)
 
     def _referenced(self) -> frozenset[BackendId] | None:
         if not self._registry.lingering or self._loaded is None:
@@ -267,6 +355,7 @@ class Reconciler:
         tick = self._kernel.tick()
         named = set(self._kernel.flows().backends(tick))
         named |= set(np.flatnonzero(self._kernel.sessions().census(tick).backends).tolist())
+        named |= self._kernel.directory().backends()
         return frozenset(BackendId(number) for number in named)
 
     def _machine(self, desired: Desired, links: Links) -> Machine:
@@ -281,6 +370,7 @@ class Reconciler:
             icmp_source6=icmp6,
             # XDP_TX on a veth reaches only a peer with an XDP program of its own.
             redirect_always=any(link.kind == "veth" for link in ours),
+            cluster=desired.cluster,
         )
 
     # --- Writes ---------------------------------------------------------------------------------
@@ -315,44 +405,17 @@ class Reconciler:
             self._state.save(registry)
         self._registry = registry
 
-    def _attach(self, desired: Desired, links: Links) -> None:
-        mode, known = desired.director.xdp, links_of.by_name(links)
-        wanted = desired.director.interfaces
-        held = {a.interface: a.ifindex for a in self._kernel.attachments()}
-        for interface in held.keys() - set(wanted):
-            self._kernel.detach(interface)
-            log.info("detached", interface=interface)
-        for interface in wanted:
-            link = known.get(interface)
-            if link is None:
-                continue
-            if held.get(interface) == link.index and admission.is_other_mode(link, mode):
-                self._change_mode(link, mode)
-            elif held.get(interface) != link.index:
-                self._kernel.attach(interface, link.index, mode)
-                log.info("attached", interface=interface, ifindex=link.index)
-
-    def _change_mode(self, link: Link, mode: XdpMode) -> None:
-        """Two modes cannot be attached at once. What the driver refuses leaves the old one."""
-        self._kernel.detach(link.name)
-        try:
-            self._kernel.attach(link.name, link.index, mode)
-        except DatapathError:
-            self._kernel.attach(link.name, link.index, XdpMode(link.xdp))
-            raise
-        log.info("attached in another mode", interface=link.name, mode=str(mode))
-
-    def _reached(self, desired: Desired, image: Image, machine: Machine, effect: Effect) -> Now:
+    def _reached(self, desired: Desired, wanted: Image, machine: Machine, effect: Effect) -> Now:
         links = links_of.read(self.next_hops.netlink)
         known = links_of.by_name(links)
         sizes = self._kernel.adopted()
         return Now(
             desired=desired,
             registry=self._registry,
-            image=image,
+            image=wanted,
             machine=machine,
             links=links,
-            gateways={row.address: self.next_hops.gateway(row.address) for row in image.backends},
+            gateways={row.address: self.next_hops.gateway(row.address) for row in wanted.backends},
             missing=tuple(name for name in desired.director.interfaces if name not in known),
             flow_buckets=sizes.buckets if sizes else 0,
             effect=effect,

@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from limpet.api.interface import FlowQuery, Json, Question, SessionQuery
 from limpet.core import affinity, hashing
 from limpet.core.errors import Conflict, NotFound
-from limpet.core.model import Address, Affinity, Policy, Pool, PoolRow, Vip
+from limpet.core.model import SLOT_BACKEND, Address, Affinity, Policy, Pool, PoolRow, Vip
 from limpet.core.slots import inverses
 from limpet.daemon import clients, view
 from limpet.daemon.reconcile import Now
@@ -215,7 +215,7 @@ def _slot(now: Now, vip: Vip, client: Address, question: Question, *, is_split: 
 def _home(now: Now, vip: Vip, slot: int | None) -> str | None:
     if slot is None:
         return None
-    owner = int(_pool_row(now, vip).slots[slot])
+    owner = int(_pool_row(now, vip).slots[slot]) & SLOT_BACKEND
     return {int(i): name for i, name in now.registry.backend_names().items()}.get(owner)
 
 

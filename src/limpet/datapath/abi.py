@@ -22,16 +22,22 @@ class Limit(IntEnum):
     CANDIDATES = 128
     PROXIES = 16384
     RESETS = 65536
+    NEWS = 4194304
+    HELD = 4194304
+    HELD_FRAME = 1984
+    ASKERS = 4096
     EXTENSION_HEADERS = 6
     HEADERS = 2048
     VLAN_TAGS = 2
     AGENT_SOURCES = 256
     AGENT_VIPS = 1024
+    AGENT_EXITS = 8
+    AGENT_CLIENTS = 65536
     OUTBOUND_MTU = 1280
 
 
 class Layout(IntEnum):
-    VERSION = 2
+    VERSION = 3
 
 
 class Verdict(IntEnum):
@@ -47,18 +53,19 @@ class Verdict(IntEnum):
     TOO_BIG = 9
     HOP_LIMIT = 10
     RESET = 11
-    DROP_MALFORMED = 12
-    DROP_NO_BACKEND = 13
-    DROP_UNKNOWN_BACKEND = 14
-    DROP_FRAGMENT = 15
-    DROP_ICMP_TYPE = 16
-    DROP_ICMP_QUOTE = 17
-    DROP_ICMP_LIMITED = 18
-    DROP_TOO_BIG = 19
-    DROP_HOP_LIMIT = 20
-    DROP_NEXT_HOP = 21
-    DROP_HEADROOM = 22
-    DROP_RESET = 23
+    HELD = 12
+    DROP_MALFORMED = 13
+    DROP_NO_BACKEND = 14
+    DROP_UNKNOWN_BACKEND = 15
+    DROP_FRAGMENT = 16
+    DROP_ICMP_TYPE = 17
+    DROP_ICMP_QUOTE = 18
+    DROP_ICMP_LIMITED = 19
+    DROP_TOO_BIG = 20
+    DROP_HOP_LIMIT = 21
+    DROP_NEXT_HOP = 22
+    DROP_HEADROOM = 23
+    DROP_RESET = 24
 
 
 class Rung(IntEnum):
@@ -67,11 +74,15 @@ class Rung(IntEnum):
     FRAGMENT = 2
     SESSION_NEW = 3
     SESSION_EXISTING = 4
-    HOME_NEW = 5
-    ROUND_ROBIN = 6
-    FREEST = 7
-    HOME_EXISTING = 8
-    HOME_FRAGMENT = 9
+    DIRECTORY_NEW = 5
+    DIRECTORY_EXISTING = 6
+    OWNER = 7
+    HOME_NEW = 8
+    ROUND_ROBIN = 9
+    FREEST = 10
+    HOME_EXISTING = 11
+    ORPHAN = 12
+    HOME_FRAGMENT = 13
 
 
 class Event(IntEnum):
@@ -93,6 +104,13 @@ class Event(IntEnum):
     SESSION_EVICTED = 15
     SESSION_FULL = 16
     CLIENT_SPLIT = 17
+    NEWS_LOST = 18
+    SESSION_OVERRULED = 19
+    ORPHAN_UNKNOWN = 20
+    ORPHAN_RATE = 21
+    ORPHAN_FULL = 22
+    ORPHAN_TOO_LONG = 23
+    ORPHAN_BACKEND = 24
 
 
 class AgentVerdict(IntEnum):
@@ -103,6 +121,12 @@ class AgentVerdict(IntEnum):
     DROP_ECN = 4
     DROP_HEADROOM = 5
     MSS_CLAMPED = 6
+    REPLY_DIRECT = 7
+    REPLY_EXIT = 8
+    REPLY_MOVED = 9
+    DROP_REPLY_ROUTE = 10
+    DROP_REPLY_TOO_BIG = 11
+    DROP_REPLY_OTHER = 12
 
 
 class Outbound(IntEnum):
@@ -148,6 +172,12 @@ class Standing(IntEnum):
     RESET = 4
 
 
+class Slot(IntEnum):
+    BACKEND = 4095
+    TELL = 16384
+    UNSURE = 32768
+
+
 class Life(IntEnum):
     EMPTY = 0
     OPENING = 1
@@ -181,6 +211,7 @@ class FlowWord(IntEnum):
 class FlowSession(IntEnum):
     ALONE = 0
     IS_SESSION = 1
+    ORPHAN = 2
     SESSION_WAY = 3
     SESSION_SECOND = 4
     SESSION_RANGE = 8
@@ -214,6 +245,23 @@ class SessionWord(IntEnum):
     SHORT_TICKS = 1024
     REFRESHES = 64
     SWEEP_TICKS = 16
+
+
+class ExceptionKind(IntEnum):
+    SESSION = 1
+    FLOW = 2
+
+
+class ExceptionFlag(IntEnum):
+    ASK = 1
+    SPLIT = 2
+    ORPHAN = 4
+    ANSWER = 8
+
+
+class AgentWay(IntEnum):
+    WAY_EXIT = 255
+    WAY_DIRECTOR = 256
 
 
 VIP_ADDRESS = np.dtype(
@@ -442,6 +490,65 @@ RESET = np.dtype(
 assert RESET.itemsize == 48
 
 
+EXCEPTION_KEY = np.dtype(
+    [
+        ("client", "<u8", (2,)),
+        ("range", "<u4"),
+        ("vip", "<u2"),
+        ("kind", "<u2"),
+    ],
+    align=True,
+)
+assert EXCEPTION_KEY.itemsize == 24
+
+
+EXCEPTION = np.dtype(
+    [
+        ("since", "<u4"),
+        ("until", "<u4"),
+        ("backend", "<u2"),
+        ("flags", "u1"),
+        ("reserved", "u1", (5,)),
+    ],
+    align=True,
+)
+assert EXCEPTION.itemsize == 16
+
+
+NEWS = np.dtype(
+    [
+        ("key", EXCEPTION_KEY),
+        ("tick", "<u4"),
+        ("backend", "<u2"),
+        ("flags", "u1"),
+        ("reserved", "u1"),
+    ],
+    align=True,
+)
+assert NEWS.itemsize == 32
+
+
+HELD = np.dtype(
+    [
+        ("client", "<u8", (2,)),
+        ("vip_address", "<u8", (2,)),
+        ("ifindex", "<u4"),
+        ("tick", "<u4"),
+        ("client_port", "<u2"),
+        ("vip_port", "<u2"),
+        ("vip", "<u2"),
+        ("length", "<u2"),
+        ("protocol", "u1"),
+        ("family", "u1"),
+        ("is_error", "u1"),
+        ("reserved", "u1", (13,)),
+        ("frame", "u1", (1984,)),
+    ],
+    align=True,
+)
+assert HELD.itemsize == 2048
+
+
 CONTROL = np.dtype(
     [
         ("vip_half", "<u2"),
@@ -480,22 +587,22 @@ assert BACKEND_STATS.itemsize == 32
 
 COUNTERS = np.dtype(
     [
-        ("verdicts", "<u8", (24,)),
-        ("rungs", "<u8", (10,)),
-        ("events", "<u8", (18,)),
+        ("verdicts", "<u8", (25,)),
+        ("rungs", "<u8", (14,)),
+        ("events", "<u8", (25,)),
     ],
     align=True,
 )
-assert COUNTERS.itemsize == 416
+assert COUNTERS.itemsize == 512
 
 
 AGENT_COUNTERS = np.dtype(
     [
-        ("verdicts", "<u8", (7,)),
+        ("verdicts", "<u8", (13,)),
     ],
     align=True,
 )
-assert AGENT_COUNTERS.itemsize == 56
+assert AGENT_COUNTERS.itemsize == 104
 
 
 RATE = np.dtype(
@@ -524,12 +631,17 @@ SETTINGS = np.dtype(
         ("outer_source6", "u1", (16,)),
         ("icmp_source4", "u1", (4,)),
         ("icmp_source6", "u1", (16,)),
+        ("queries_per_jiffy_16", "<u4"),
+        ("queries_burst", "<u4"),
+        ("client_queries_burst", "<u4"),
         ("redirect_always", "u1"),
-        ("reserved", "u1", (7,)),
+        ("is_member", "u1"),
+        ("hash_only", "u1"),
+        ("reserved", "u1"),
     ],
     align=True,
 )
-assert SETTINGS.itemsize == 112
+assert SETTINGS.itemsize == 120
 
 
 PROXY = np.dtype(
@@ -554,12 +666,46 @@ assert AGENT_SOURCE.itemsize == 20
 
 AGENT_SETTINGS = np.dtype(
     [
+        ("silence", "<u8"),
         ("mss4", "<u2"),
         ("mss6", "<u2"),
+        ("exits", "u1"),
+        ("is_exit", "u1"),
+        ("reserved", "u1", (2,)),
     ],
     align=True,
 )
-assert AGENT_SETTINGS.itemsize == 4
+assert AGENT_SETTINGS.itemsize == 16
+
+
+AGENT_EXIT = np.dtype(
+    [
+        ("address", "u1", (16,)),
+        ("source", "u1", (16,)),
+    ],
+    align=True,
+)
+assert AGENT_EXIT.itemsize == 32
+
+
+AGENT_CLIENT = np.dtype(
+    [
+        ("address", "<u8", (2,)),
+        ("vip", "<u4"),
+        ("reserved", "<u4"),
+    ],
+    align=True,
+)
+assert AGENT_CLIENT.itemsize == 24
+
+
+AGENT_HEARD = np.dtype(
+    [
+        ("at", "<u8", (9,)),
+    ],
+    align=True,
+)
+assert AGENT_HEARD.itemsize == 72
 
 
 OUTBOUND_COUNTERS = np.dtype(
@@ -597,6 +743,7 @@ MEANINGS = {
         "TOO_BIG": ("would not fit when encapsulated, the sender was told", "watch"),
         "HOP_LIMIT": ("time to live used up, the sender was told", "watch"),
         "RESET": ("flow of a backend that is being reset, both ends are sent a TCP RST", "watch"),
+        "HELD": ("flow not known here, the other directors are asked whose it is", "watch"),
         "DROP_MALFORMED": ("a header is cut off or contradicts itself", "watch"),
         "DROP_NO_BACKEND": ("the slot has no home: no backend is eligible", "alarm"),
         "DROP_UNKNOWN_BACKEND": ("a flow or slot names a backend without a row", "alarm"),
@@ -631,10 +778,23 @@ MEANINGS = {
             "existing flow without an entry, backend of its client's live session",
             "watch",
         ),
+        "DIRECTORY_NEW": (
+            "new flow, backend of its client's session as another director told",
+            "normal",
+        ),
+        "DIRECTORY_EXISTING": ("existing flow without an entry, the same", "watch"),
+        "OWNER": ("existing flow, backend as the director answered that knows it", "watch"),
         "HOME_NEW": ("new session, home of its slot", "normal"),
         "ROUND_ROBIN": ("new session, whose turn it was", "normal"),
         "FREEST": ("new session, fewest live sessions per weight", "normal"),
-        "HOME_EXISTING": ("existing flow of which nothing is known, home of its slot", "watch"),
+        "HOME_EXISTING": (
+            "existing flow without an entry, home of a slot that did not move",
+            "watch",
+        ),
+        "ORPHAN": (
+            "existing flow that nobody knows, at home or where another director guessed",
+            "alarm",
+        ),
         "HOME_FRAGMENT": ("later fragment without its first, home of the client's slot", "watch"),
     },
     "event": {
@@ -648,12 +808,12 @@ MEANINGS = {
         "REFUSED_FULL": ("no entry: both buckets hold live established flows", "alarm"),
         "REFUSED_RATE": ("no entry: over the rate limit of new flows", "alarm"),
         "RACE_LOST": ("another CPU changed the entry first, nothing was written", "normal"),
-        "STALE_BACKEND": ("entry names a removed backend, ignored and replaced", "watch"),
+        "STALE_BACKEND": ("entry or exception of a backend without a row, ignored", "watch"),
         "SESSION_CREATED": ("session began", "normal"),
         "SESSION_SPILLED": ("session began in its second bucket, the first was full", "normal"),
         "SESSION_EXPIRED": ("a session ended by its idle timeout", "normal"),
         "SESSION_MOVED": (
-            "a live session left its backend, which is down, removed or draining",
+            "a live session got another backend: it left its own, or was overruled",
             "watch",
         ),
         "SESSION_EVICTED": ("a session without an established flow made room", "watch"),
@@ -665,6 +825,19 @@ MEANINGS = {
             "a client became a mega-proxy, new flows of it are split by port range",
             "watch",
         ),
+        "NEWS_LOST": (
+            "an exception was not told at once, the ring was full; a scan finds it",
+            "watch",
+        ),
+        "SESSION_OVERRULED": (
+            "a session went on elsewhere meanwhile, and follows what was told",
+            "normal",
+        ),
+        "ORPHAN_UNKNOWN": ("orphan: no director knows the flow", "watch"),
+        "ORPHAN_RATE": ("orphan: over the rate limit of queries", "alarm"),
+        "ORPHAN_FULL": ("orphan: the ring of held packets was full", "alarm"),
+        "ORPHAN_TOO_LONG": ("orphan: the packet is too long to be held", "watch"),
+        "ORPHAN_BACKEND": ("orphan: it was told to be at a backend that has no row here", "alarm"),
     },
     "agent_verdict": {
         "PASS": ("not a limpet packet", "normal"),
@@ -683,6 +856,15 @@ MEANINGS = {
             "MSS option of an outgoing SYN lowered, beside the packets above",
             "normal",
         ),
+        "REPLY_DIRECT": ("reply sent by this machine's own routes", "normal"),
+        "REPLY_EXIT": (
+            "reply sent to the exit of the PoP that the client's packets come in by",
+            "normal",
+        ),
+        "REPLY_MOVED": ("of these, by another PoP than the client last used, now silent", "watch"),
+        "DROP_REPLY_ROUTE": ("reply to a client or an exit to which there is no route", "alarm"),
+        "DROP_REPLY_TOO_BIG": ("reply longer than what the interface carries", "alarm"),
+        "DROP_REPLY_OTHER": ("reply that could not be read or encapsulated", "alarm"),
     },
     "outbound": {
         "PASS": ("not marked for a backend", "normal"),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from limpet.datapath import libbpf
+from limpet.datapath import bpf, elf
 
 OBJECT = Path(__file__).with_name("clock.bpf.o")
 HZ_VALUES = (100, 250, 300, 1000)
@@ -24,13 +24,13 @@ class Clock:
     """Reads jiffies64; keeps two tiny programs loaded."""
 
     def __init__(self) -> None:
-        self._object = libbpf.Object(OBJECT)
+        self._object = elf.Object(OBJECT)
         self._object.load()
         self._high = self._object.program_fd("clock_high")
         self._low = self._object.program_fd("clock_low")
 
     def _half(self, program: int) -> int:
-        return libbpf.run_value(program)
+        return bpf.run_value(program)
 
     def jiffies(self) -> int:
         """All 64 bits; read again if the low half ran over meanwhile."""

@@ -25,7 +25,7 @@ from limpet.core.model import (
     VipRow,
 )
 from limpet.core.slots import digest, turns
-from limpet.datapath import abi, libbpf, prefixes, rows, viptable
+from limpet.datapath import abi, bpf, prefixes, rows, viptable
 from limpet.datapath import settings as constants
 
 Rows = NDArray[np.void]
@@ -135,7 +135,7 @@ class Content:
             self._map("turn_tables")[place]["backend"][:] = turns(row.members)
             self._map("member_tables")[place] = rows.encode_members(row)
             self._words("pools")[row.id] = row.generation << 32 | place
-            libbpf.grace_period()  # the tables of before are free now
+            bpf.grace_period()  # the tables of before are free now
 
     def _free_table(self) -> int:
         pools = self._map("pools")
@@ -156,7 +156,7 @@ class Content:
         addresses, services = self._halves(half)
         addresses[:], services[:] = table.addresses, table.services
         self._words("control")[0] = table.seed << 32 | abi.Layout.VERSION << 16 | half
-        libbpf.grace_period()  # the other half is free now
+        bpf.grace_period()  # the other half is free now
 
     def _remove_backends(self, ids: Iterable[BackendId]) -> None:
         for backend in ids:

@@ -93,12 +93,12 @@ class FlowTable:
         part = self._entries[start : start + SCAN_ENTRIES_MAX]
         words = part["word"].copy()
         at = np.flatnonzero(self._is_live(words, tick) & _is_wanted(words, wanted))
-        at, ids, words = _read_whole(part, at, words[at])
+        at, ids, words = read_whole(part, at, words[at])
         kept = self._is_live(words, tick) & _is_wanted(words, wanted)
         at, ids, words = at[kept], ids[kept], words[kept]
         flows = np.zeros(len(at), FLOW)
         flows["vip"], flows["backend"] = field(words, "VIP"), field(words, "BACKEND")
-        flows["life"], flows["idle_ticks"] = field(words, "LIFE"), _age(words, tick)
+        flows["life"], flows["idle_ticks"] = field(words, "LIFE"), age_of(words, tick)
         self._name(flows, ids, start + at)
         if wanted.client is not None:
             high, low = wanted.client
@@ -114,7 +114,7 @@ class FlowTable:
 
     def _has_expired(self, words: NDArray[np.uint64], tick: int) -> NDArray[np.bool_]:
         limit = self._limit[(words >> VIP_AND_LIFE_SHIFT & VIP_AND_LIFE).astype(np.intp)]
-        expired: NDArray[np.bool_] = _age(words, tick) > limit
+        expired: NDArray[np.bool_] = age_of(words, tick) > limit
         return expired
 
     def _name(self, flows: NDArray[np.void], ids: NDArray[np.uint64], at: NDArray[np.intp]) -> None:
@@ -160,7 +160,7 @@ class FlowTable:
         return frozenset(seen)
 
 
-def _read_whole(
+def read_whole(
     part: NDArray[np.void], at: NDArray[np.intp], words: NDArray[np.uint64]
 ) -> tuple[NDArray[np.intp], NDArray[np.uint64], NDArray[np.uint64]]:
     """Places, ids and words that belong together. `words` is what was read at the places before."""
@@ -182,7 +182,7 @@ def _count(words: NDArray[np.uint64], name: str) -> NDArray[np.int64]:
     return np.bincount(field(words, name).astype(np.intp), minlength=size).astype(np.int64)
 
 
-def _age(words: NDArray[np.uint64], tick: int) -> NDArray[np.int64]:
+def age_of(words: NDArray[np.uint64], tick: int) -> NDArray[np.int64]:
     """Idle ticks; a tick that this reader has not reached yet is no age."""
     ahead = (tick - field(words, "SEEN").astype(np.int64) + FlowWord.SKEW_TICKS) & SEEN_MASK
     age: NDArray[np.int64] = np.maximum(ahead - FlowWord.SKEW_TICKS, 0)

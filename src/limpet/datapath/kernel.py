@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from limpet.core.diff import Changes
 from limpet.core.errors import Conflict, DatapathError
 from limpet.core.model import Image, XdpMode
-from limpet.datapath import abi, counters, libbpf
+from limpet.datapath import abi, bpf, counters, elf
 from limpet.datapath.clock import clock, hz
 from limpet.datapath.content import Content
+from limpet.datapath.directory import DirectoryMap
 from limpet.datapath.flows import FlowTable
+from limpet.datapath.lookup import Lookup
 from limpet.datapath.maps import CALLED, MAPPED, PER_CPU
 from limpet.datapath.ring import Ring
 from limpet.datapath.sessions import SessionTable
@@ -44,6 +46,7 @@ class Sizes:
     buckets: int  # of the connection table
     pools: int
     session_buckets: int
+    exceptions: int = 1_000_000
 
     def entries(self) -> dict[str, int]:
         return {
@@ -54,6 +57,7 @@ class Sizes:
             "turn_tables": self.pools + SPARE_TABLES,
             "sessions": self.session_buckets,
             "session_seen": self.session_buckets,
+            "directory": self.exceptions,
         }
 
 
@@ -83,7 +87,7 @@ class Kernel:
         Counters of another layout begin anew with the next `load`. Raises Conflict if other pinned
         maps are of another layout, Unsupported without bpffs.
         """
-        libbpf.mount_bpffs()
+        bpf.mount_bpffs()
         (pins / "maps").mkdir(parents=True, exist_ok=True)
         (pins / "links").mkdir(exist_ok=True)
         kernel = cls(pins, sizes)
@@ -94,8 +98,8 @@ class Kernel:
         return kernel
 
     def _adopt(self, name: str) -> None:
-        fd = libbpf.get(self._pins / "maps" / name)
-        found, wanted = libbpf.map_info(fd).value_size, _value_size(name)
+        fd = bpf.get(self._pins / "maps" / name)
+        found, wanted = bpf.map_info(fd).value_size, _value_size(name)
         if found != wanted:
             os.close(fd)
             if name in PER_CPU:  # nothing is forwarded by it
@@ -124,7 +128,7 @@ class Kernel:
         names = ("flows", "slot_tables", "sessions")
         if not {*names} <= self._fds.keys():
             return None
-        flows, tables, sessions = (libbpf.map_info(self._fds[name]).max_entries for name in names)
+        flows, tables, sessions = (bpf.map_info(self._fds[name]).max_entries for name in names)
         return Sizes(flows, tables - SPARE_TABLES, sessions)
 
     # --- Program --------------------------------------------------------------------------------
@@ -134,7 +138,7 @@ class Kernel:
 
         `bucket_mask` is set here, from the connection table that is there.
         """
-        program = libbpf.Object(OBJECT)
+        program = elf.Object(OBJECT)
         try:
             fitted = self._fitted(settings)
             program.set_constants(fitted.tobytes())
@@ -166,18 +170,18 @@ class Kernel:
         fitted["session_mask"] = sizes.session_buckets - 1
         return fitted
 
-    def _keep_maps(self, program: libbpf.Object) -> None:
+    def _keep_maps(self, program: elf.Object) -> None:
         for name in (*MAPPED, *PER_CPU, *CALLED):
             if name not in self._fds:
                 path = self._pins / "maps" / name
                 path.unlink(missing_ok=True)  # of another layout
-                libbpf.pin(program.map_fd(name), path)
+                bpf.pin(program.map_fd(name), path)
                 self._fds[name] = os.dup(program.map_fd(name))
 
     def _swap(self, interface: str, program: int) -> None:
-        link = libbpf.get(self._link_pin(interface))
+        link = bpf.get(self._link_pin(interface))
         try:
-            libbpf.link_update(link, program)
+            bpf.link_update(link, program)
         finally:
             os.close(link)
 
@@ -190,8 +194,8 @@ class Kernel:
         """Where the program is attached, by pinned links."""
         found = []
         for path in sorted((self._pins / "links").iterdir()):
-            link = libbpf.get(path)
-            found.append(Attachment(path.name.replace("@", "."), libbpf.link_ifindex(link)))
+            link = bpf.get(path)
+            found.append(Attachment(path.name.replace("@", "."), bpf.link_ifindex(link)))
             os.close(link)
         return found
 
@@ -204,26 +208,26 @@ class Kernel:
                 self.detach(interface)
         link = self._new_link(ifindex, mode)
         try:
-            libbpf.pin(link, self._link_pin(interface))
+            bpf.pin(link, self._link_pin(interface))
         finally:
             os.close(link)
 
     def _new_link(self, ifindex: int, mode: XdpMode) -> int:
         if mode is not XdpMode.GENERIC:
             try:
-                return libbpf.link_create(self._program, ifindex, libbpf.XDP_NATIVE)
+                return bpf.link_create(self._program, ifindex, bpf.XDP_NATIVE)
             except DatapathError:
                 if mode is XdpMode.NATIVE:
                     raise
-        return libbpf.link_create(self._program, ifindex, libbpf.XDP_GENERIC)
+        return bpf.link_create(self._program, ifindex, bpf.XDP_GENERIC)
 
     def detach(self, interface: str) -> None:
         """Detach from an interface; fine if it is not attached."""
         path = self._link_pin(interface)
         if path.exists():
-            link = libbpf.get(path)
+            link = bpf.get(path)
             path.unlink()
-            libbpf.link_detach(link)
+            bpf.link_detach(link)
             os.close(link)
 
     # --- Image ----------------------------------------------------------------------------------
@@ -231,8 +235,8 @@ class Kernel:
     def _map(self, name: str) -> NDArray[np.void]:
         """The rows of a mapped array, shared with the kernel."""
         if name not in self._memory:
-            info = libbpf.map_info(self._fds[name])
-            memory = libbpf.map_memory(self._fds[name])
+            info = bpf.map_info(self._fds[name])
+            memory = bpf.map_memory(self._fds[name])
             self._memory[name] = np.frombuffer(memory, MAPPED[name], count=info.max_entries)
         return self._memory[name]
 
@@ -268,6 +272,11 @@ class Kernel:
             self._content().limits(),
         )
 
+    def lookup(self) -> Lookup:
+        """Single flows and sessions of both tables."""
+        assert self._settings is not None, "load comes first"
+        return Lookup(self._map, self._settings, self._content().limits())
+
     def loads(self) -> NDArray[np.uint32]:
         """Live sessions by backend id, shape (4096,), of VIPs of every affinity."""
         found: NDArray[np.uint32] = self._map("loads")["sessions"][0].copy()
@@ -282,13 +291,25 @@ class Kernel:
         """A reading end of the ring that asks for TCP resets; RESET records."""
         return Ring(self._fds["resets"], int(abi.Limit.RESETS), abi.RESET)
 
+    def news(self) -> Ring:
+        """A reading end of the ring that tells of new exceptions; NEWS records."""
+        return Ring(self._fds["news"], int(abi.Limit.NEWS), abi.NEWS)
+
+    def held(self) -> Ring:
+        """A reading end of the ring of packets that wait for an answer; HELD records."""
+        return Ring(self._fds["held"], int(abi.Limit.HELD), abi.HELD)
+
+    def directory(self) -> DirectoryMap:
+        """What other directors told, as packets see it."""
+        return DirectoryMap(self._fds["directory"])
+
     def program_id(self) -> int:
         """The kernel's number of the program that runs now; a new one with every load."""
-        return libbpf.program_id(self._program)
+        return bpf.program_id(self._program)
 
     def program_tag(self) -> str:
         """The kernel's digest of the program that `load` brought in."""
-        return libbpf.program_tag(self._program)
+        return bpf.program_tag(self._program)
 
     def tick(self) -> int:
         """Now, as the connection table counts it."""
@@ -296,9 +317,9 @@ class Kernel:
         return clock().jiffies() >> int(self._settings["tick_shift"])
 
     def _per_cpu(self, name: str) -> tuple[bytes, int]:
-        entries = libbpf.map_info(self._fds[name]).max_entries
-        size = PER_CPU[name].itemsize * libbpf.possible_cpus()
-        return libbpf.map_lookup_all(self._fds[name], entries, size), entries
+        entries = bpf.map_info(self._fds[name]).max_entries
+        size = PER_CPU[name].itemsize * bpf.possible_cpus()
+        return bpf.map_lookup_all(self._fds[name], entries, size), entries
 
     def counters(self) -> counters.Counters:
         """Verdicts, rungs and events since the maps were made."""
@@ -313,9 +334,9 @@ class Kernel:
         data, entries = self._per_cpu("backend_stats")
         return counters.totals(data, abi.BACKEND_STATS, entries)
 
-    def test_run(self, packet: bytes, ifindex: int = 0, repeat: int = 1) -> libbpf.Run:
+    def test_run(self, packet: bytes, ifindex: int = 0, repeat: int = 1) -> bpf.Run:
         """What the program does with a packet; maps and counters change as for any packet."""
-        return libbpf.run(self._program, packet, repeat, ifindex)
+        return bpf.run(self._program, packet, repeat, ifindex)
 
     @property
     def program(self) -> int:
@@ -354,10 +375,10 @@ def remove(pins: Path) -> bool:
     if not pins.exists():
         return False
     for path in sorted((pins / "links").glob("*")):
-        link = libbpf.get(path)
+        link = bpf.get(path)
         path.unlink()
         try:
-            libbpf.link_detach(link)
+            bpf.link_detach(link)
         except DatapathError as error:
             if error.errno != ENOENT:  # the interface is gone already
                 raise

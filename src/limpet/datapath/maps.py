@@ -31,8 +31,12 @@ PER_CPU = {
     "vip_stats": abi.VIP_STATS,
     "backend_stats": abi.BACKEND_STATS,
     "rates": abi.RATE,
+    "askers": abi.RATE,
 }
 CALLED = {  # map name -> bytes of a value; reached by system calls only
     "proxies": 1,
     "resets": 0,
+    "directory": abi.EXCEPTION.itemsize,
+    "news": 0,
+    "held": 0,
 }

@@ -24,8 +24,8 @@ import numpy as np
 from pyroute2 import IPRoute, NetlinkError
 
 from limpet.core.errors import Conflict, DatapathError
-from limpet.core.model import BACKENDS_MAX, BackendId, Director
-from limpet.datapath import abi, libbpf
+from limpet.core.model import BACKENDS_MAX, Director
+from limpet.datapath import abi, bpf, elf
 
 OBJECT = Path(__file__).with_name("outbound.bpf.o")
 PROGRAM, COUNTERS = "outbound", "counters"
@@ -40,11 +40,6 @@ NET = Path("/proc/sys/net")
 PEER_SWITCHES = {"ipv4/conf/{}/forwarding": "1", "ipv4/conf/{}/rp_filter": "0"}
 NO_LINK_LOCAL = {"ipv6/conf/{}/addr_gen_mode": "1"}
 PEER_SWITCHES6 = {"ipv6/conf/{}/forwarding": "1"}
-
-
-def mark_of(director: Director, backend: BackendId) -> int:
-    """SO_MARK of a packet to a backend."""
-    return director.mark | backend
 
 
 def device(mark: int) -> str:
@@ -100,9 +95,9 @@ def put(director: Director, pins: Path) -> None:
             _remove(pins, other)
 
 
-def _load(director: Director, pins: Path) -> libbpf.Object:
-    loaded = libbpf.Object(OBJECT)
-    backends = libbpf.get(pins / "maps" / "backends")
+def _load(director: Director, pins: Path) -> elf.Object:
+    loaded = elf.Object(OBJECT)
+    backends = bpf.get(pins / "maps" / "backends")
     try:
         settings = np.zeros((), abi.OUTBOUND_SETTINGS)
         settings["mark"] = director.mark
@@ -121,7 +116,7 @@ def _load(director: Director, pins: Path) -> libbpf.Object:
     return loaded
 
 
-def _reuse_counters(loaded: libbpf.Object, pins: Path) -> None:
+def _reuse_counters(loaded: elf.Object, pins: Path) -> None:
     """Counters go on, unless another version of limpet counts other things."""
     with _counters(pins) as fd:
         if fd is not None and _value_size(fd) == abi.OUTBOUND_COUNTERS.itemsize:
@@ -131,7 +126,7 @@ def _reuse_counters(loaded: libbpf.Object, pins: Path) -> None:
 def _repin(fd: int, path: Path) -> None:
     fresh = path.with_name(f"new_{path.name}")
     fresh.unlink(missing_ok=True)  # left by a crash
-    libbpf.pin(fd, fresh)
+    bpf.pin(fd, fresh)
     fresh.rename(path)
 
 
@@ -235,7 +230,7 @@ def _counters(pins: Path) -> Iterator[int | None]:
     if not path.exists():
         yield None
         return
-    fd = libbpf.get(path)
+    fd = bpf.get(path)
     try:
         yield fd
     finally:
@@ -243,7 +238,7 @@ def _counters(pins: Path) -> Iterator[int | None]:
 
 
 def _value_size(fd: int) -> int:
-    return libbpf.map_info(fd).value_size
+    return bpf.map_info(fd).value_size
 
 
 def read_counters(pins: Path) -> dict[str, int]:
@@ -251,7 +246,7 @@ def read_counters(pins: Path) -> dict[str, int]:
     totals = np.zeros(len(abi.Outbound), np.uint64)
     with _counters(pins) as fd:
         if fd is not None and _value_size(fd) == abi.OUTBOUND_COUNTERS.itemsize:
-            data = libbpf.map_lookup(fd, 0, _value_size(fd) * libbpf.possible_cpus())
+            data = bpf.map_lookup(fd, 0, _value_size(fd) * bpf.possible_cpus())
             totals = np.frombuffer(data, "<u8").reshape(-1, len(totals)).sum(axis=0)
     return {outcome.name.lower(): int(totals[outcome]) for outcome in abi.Outbound}
 

@@ -11,7 +11,7 @@ from limpet.core import hashing
 from limpet.core.errors import DatapathError
 from limpet.core.model import Address
 from limpet.core.registry import network_order
-from limpet.datapath import libbpf
+from limpet.datapath import bpf
 from limpet.datapath.abi import PROXY
 
 Network = IPv4Network | IPv6Network
@@ -41,7 +41,7 @@ def _keys(fd: int) -> Iterator[bytes]:
     key: bytes | None = None
     while True:
         try:
-            key = libbpf.map_next_key(fd, key, PROXY.itemsize)
+            key = bpf.map_next_key(fd, key, PROXY.itemsize)
         except DatapathError as error:
             if error.errno == ENOENT:
                 return
@@ -59,6 +59,6 @@ def write(fd: int, wanted: Iterable[Network]) -> None:
     keys = {_key(network) for network in wanted}
     there = set(_keys(fd))
     for key in sorted(keys - there):
-        libbpf.map_update(fd, key, PRESENT)
+        bpf.map_update(fd, key, PRESENT)
     for key in sorted(there - keys):
-        libbpf.map_delete(fd, key)
+        bpf.map_delete(fd, key)

@@ -32,12 +32,13 @@ class Ring:
         length = page + 2 * size
         self._producer = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
 
-    def read(self) -> NDArray[np.void]:
-        """All records that are there; they are gone from the ring afterwards."""
+    def read(self, most: int | None = None) -> NDArray[np.void]:
+        """The records that are there, the first `most`; they are gone from the ring afterwards."""
         at = POSITION.unpack_from(self._consumer)[0]
         (end,) = POSITION.unpack_from(self._producer)
         found = bytearray()
-        while at < end:
+        limit = None if most is None else most * self._record.itemsize
+        while at < end and (limit is None or len(found) < limit):
             start = mmap.PAGESIZE + at % self._size
             (length,) = LENGTH.unpack_from(self._producer, start)
             if length & BUSY:

@@ -91,7 +91,7 @@ class SessionTable:
         if wanted.backend is not None:
             keep &= field(words, "BACKEND") == wanted.backend
         at = np.flatnonzero(keep)
-        entries, age = self._entries[part][at], _age(self._seen[part][at], tick)
+        entries, age = self._entries[part][at], age_of(self._seen[part][at], tick)
         kept = (entries["word"] == words[at]) & (age <= self._limit(words[at]))
         return at[kept], entries[kept], age[kept]
 
@@ -111,7 +111,7 @@ class SessionTable:
             words = self._entries["word"][part].copy()
             lives[SessionLife.PAST] += int((field(words, "LIFE") == SessionLife.PAST).sum())
             at = np.flatnonzero(_counts(words))
-            words, age = words[at], _age(self._seen[part][at], tick)
+            words, age = words[at], age_of(self._seen[part][at], tick)
             words = words[age <= self._limit(words)]
             backends += _count(words, "BACKEND")
             vips += _count(words, "VIP")
@@ -143,7 +143,7 @@ def _rows(entries: NDArray[np.void], age: NDArray[np.int64], tick: int) -> NDArr
     return rows
 
 
-def _age(seen: NDArray[np.uint32], tick: int) -> NDArray[np.int64]:
+def age_of(seen: NDArray[np.uint32], tick: int) -> NDArray[np.int64]:
     """Idle ticks; a tick that this reader has not reached yet is no age."""
     age = (tick - seen.astype(np.int64)) & TICK_MASK
     return np.where(age < 1 << 31, age, 0)

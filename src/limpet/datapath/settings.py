@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from limpet.core import hashing
-from limpet.core.model import Director, Protocol, Timeouts
+from limpet.core.model import Cluster, Director, Protocol, Timeouts
 from limpet.datapath.abi import SETTINGS, FlowWord, Life, Limit
 
 WAYS = int(Limit.FLOW_WAYS)
@@ -36,6 +36,7 @@ class Machine:
     icmp_source4: IPv4Address = field(default=IPv4Address(0))  # 0: answer from the VIP
     icmp_source6: IPv6Address = field(default=IPv6Address(0))
     redirect_always: bool = False
+    cluster: Cluster = field(default_factory=Cluster)  # without a name: stands alone
 
 
 def buckets(flows_max: int) -> int:
@@ -126,4 +127,11 @@ def encode(director: Director, machine: Machine) -> np.ndarray[tuple[()], np.dty
     record["icmp_source4"][:] = list(machine.icmp_source4.packed)
     record["icmp_source6"][:] = list(machine.icmp_source6.packed)
     record["redirect_always"] = machine.redirect_always
+    record["hash_only"] = director.hash_only
+    cluster = machine.cluster
+    record["is_member"] = bool(cluster.name)
+    record["queries_per_jiffy_16"], record["queries_burst"] = _rate(
+        cluster.queries_per_s, machine.hz
+    )
+    record["client_queries_burst"] = cluster.client_queries
     return record

@@ -13,7 +13,7 @@ from time import perf_counter
 
 import numpy as np
 
-from limpet.datapath import libbpf
+from limpet.datapath import bpf, elf
 from limpet.datapath.abi import SWEEP
 
 OBJECT = Path(__file__).with_name("sweep.bpf.o")
@@ -37,7 +37,7 @@ class Sweeper:
 
     def __init__(self, maps: Mapping[str, int], constants: bytes) -> None:
         """`maps`: descriptors by name; `constants`: those that the director runs with."""
-        program = libbpf.Object(OBJECT)
+        program = elf.Object(OBJECT)
         try:
             program.set_constants(constants)
             for name, fd in maps.items():
@@ -49,7 +49,7 @@ class Sweeper:
             }
         finally:
             program.close()
-        self._buckets = {table: libbpf.map_info(maps[table]).max_entries for table in PROGRAMS}
+        self._buckets = {table: bpf.map_info(maps[table]).max_entries for table in PROGRAMS}
 
     def sweep(self) -> Swept:
         """Once over both tables."""
@@ -63,7 +63,7 @@ class Sweeper:
             asked = np.zeros((), SWEEP)
             asked["first"] = first
             asked["count"] = min(CHUNK, self._buckets[table] - first)
-            answer = libbpf.run_syscall(self._programs[table], asked.tobytes())
+            answer = bpf.run_syscall(self._programs[table], asked.tobytes())
             said = np.frombuffer(answer, SWEEP)[0]
             expired += int(said["expired"])
             forgotten += int(said["forgotten"])

@@ -106,6 +106,7 @@ class Session:
             "broken_at": self.broken_at,
             "ended_at": self.ended_at,
             "strays": self.strays,
+            "longest_gap_ms": round(self.longest_gap_s * 1_000),
         }
 
     def close(self) -> None:

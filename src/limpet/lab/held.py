@@ -6,6 +6,7 @@ standard output all the while. Lines on standard input change what they do:
 
     rest       half of them, of every VIP, say nothing, as sensors do most of the time
     rest all   all of them
+    rest but N all but every Nth
     keep N     all but the first N end, as their users would end them
     go on      nobody rests
 
@@ -72,6 +73,8 @@ class Held:
         }
 
     def rests(self, index: int, vips: int) -> bool:
+        if self.resting.startswith("rest but "):
+            return bool(index // vips % int(self.resting.removeprefix("rest but ")))
         return self.resting == "rest all" or (self.resting == "rest" and bool((index // vips) % 2))
 
 

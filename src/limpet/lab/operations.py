@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from limpet.core.errors import Conflict, LimpetError
-from limpet.lab import configuration, folder, namespace, state
+from limpet.lab import configuration, desired, folder, namespace, programs, shifting, state
 from limpet.lab.forwarding import Forwarding
 from limpet.lab.network import Network, netns_of
 from limpet.lab.service import HAS_SERVICE, Service, remove_host
@@ -57,6 +57,16 @@ def status(lab: str) -> dict[str, Any]:
     }
 
 
+def start_programs(now: State, host: Host) -> State:
+    """The state with what runs on the host besides limpet running, and remembered."""
+    for program in programs.of(now.lab, now.topology, host):
+        known = now.processes.get(program.key)
+        if known is None or not known.is_alive():
+            now = now.changed(processes={**now.processes, program.key: program.start()})
+            state.save(now)
+    return now
+
+
 def start_service(now: State, host: Host) -> State:
     """The state with the daemon or agent of the host running, and remembered."""
     process = Service(now.lab, host).start(now.topology)
@@ -87,16 +97,24 @@ def _check_free(lab: str, topology: Topology) -> None:
 
 def _build(lab: str, topology: Topology) -> State:
     numbers = {
-        segment.name: max((host.number or 0 for host in topology.hosts_on(segment)), default=0)
+        segment.name: max(
+            (topology.number_on(host, segment) or 0 for host in topology.hosts_on(segment)),
+            default=0,
+        )
         for segment in topology.segment
     }
     now = State(lab=lab, phase="building", topology=topology, numbers_used=numbers)
     state.save(now)
     Network(lab, topology).build()
+    desired.make_key(lab, topology)
+    for host in topology.host:
+        now = start_programs(now, host)
     services = [host for host in topology.host if host.role in HAS_SERVICE]
     for host in services:
         now = start_service(now, host)
+    desired.first(now)
     Forwarding(now, services).wait()
+    shifting.wait_preferred(now)
     now = now.changed(phase="up")
     state.save(now)
     return now

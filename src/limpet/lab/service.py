@@ -6,15 +6,18 @@ this same installation's `limpet`, by the path of this interpreter, so that no P
 Not here: whether what is started forwards (`forwarding`), and which hosts there are (`operations`).
 """
 
+import contextlib
+import json
 import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from limpet.api.client import Client
 from limpet.api.places import PINS, SOCKETS, STATES, places
 from limpet.core.errors import LimpetError, Unsupported
-from limpet.lab import configuration, folder, namespace
+from limpet.lab import configuration, folder, namespace, programs
 from limpet.lab.network import netns_of
 from limpet.lab.process import Process, spawn, tail
 from limpet.lab.topology import Host, Role, Topology
@@ -30,7 +33,7 @@ class Service:
 
     def __init__(self, lab: str, host: Host) -> None:
         assert host.role in HAS_SERVICE
-        self.host = host
+        self.lab, self.host = lab, host
         self.name = netns_of(lab, host)  # of the director or agent, so of its pins and socket too
         files = folder.of(lab)
         self.config = files / f"{host.name}.toml"
@@ -45,8 +48,33 @@ class Service:
 
     def text(self, topology: Topology) -> str:
         if self.host.role is Role.DIRECTOR:
-            return configuration.director_file(self.name, self.host, topology)
-        return configuration.agent_file(self.name, topology)
+            membership = programs.membership(self.lab, topology)
+            return configuration.director_file(self.name, self.host, topology, membership)
+        return configuration.agent_file(self.name, self.host, topology)
+
+    def apply(self, shared: Path) -> int:
+        """Give the cluster of a running director new desired state; its revision."""
+        argv = [*COMMAND, "apply", str(shared), "--json", "--socket", str(self.socket)]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=RELOAD_WAIT_S)
+        except subprocess.TimeoutExpired as error:
+            raise LimpetError(
+                f"{self.host.name} did not apply the change in {RELOAD_WAIT_S:.0f} s"
+            ) from error
+        if done.returncode:
+            raise LimpetError(f"{self.host.name} refused the change: {done.stderr.strip()}")
+        return int(json.loads(done.stdout)["revision"])
+
+    def runs(self, revision: int) -> bool:
+        """It has that in effect, and nothing that is still being prepared."""
+        try:
+            found = Client(self.socket).get("/v1/pops")
+        except LimpetError:
+            return False
+        (own,) = (
+            each for pop in found["pops"] for each in pop["directors"] if each["name"] == self.name
+        )
+        return own["revision"] >= revision and not own["differences"] and not found["preparing"]
 
     def reload(self, topology: Topology) -> None:
         """Give a running director new desired state. If it is refused, the old file stays."""
@@ -84,7 +112,10 @@ class Service:
 def lose_power(name: str) -> None:
     """Remove what dies with a machine, of one director or agent whose process is dead already:
     pinned programs and maps, and what it has in /run."""
-    shutil.rmtree(PINS / name, ignore_errors=True)
+    for pins in (PINS / name, *PINS.glob(f"{name}@*")):  # also of its exit
+        shutil.rmtree(pins, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others have theirs there
+        PINS.rmdir()
     _remove_files(SOCKETS, name)
 
 

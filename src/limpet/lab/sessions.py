@@ -88,8 +88,36 @@ class Server:
         self._process.communicate()
 
 
-class HeldSessions:
-    """Sessions held by one client host until `finish`; a context manager that ends them.
+class _Workload:
+    """A process on a client host until `finish`; a context manager that ends it."""
+
+    def __init__(self, lab: str, host: str, arguments: list[str]) -> None:
+        self._process = _start(lab, host, arguments)
+
+    def _outcome(self) -> dict[str, Any]:
+        """End it by its standard input; what it says then."""
+        output, errors = self._process.communicate(timeout=END_WAIT_S)
+        if self._process.returncode:
+            name = type(self).__name__
+            raise LimpetError(f"{name} on a client host failed: {errors.strip()[-500:]}")
+        found: dict[str, Any] = json.loads(output)
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait(END_WAIT_S)
+
+
+class HeldSessions(_Workload):
+    """Sessions held by one client host until `finish`.
 
     `options` are those of `workload hold`: skip=100, life=(1, 12), again=20, source=ADDRESS.
     """
@@ -98,7 +126,7 @@ class HeldSessions:
         self, lab: str, host: str, number: int, port: int, vips: list[str], **options: object
     ) -> None:
         arguments = ["limpet.lab.workload", "hold", str(number), str(port), *vips]
-        self._process = _start(lab, host, [*arguments, *_options(options)])
+        super().__init__(lab, host, [*arguments, *_options(options)])
         self._latest: dict[str, Any] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -167,50 +195,31 @@ class HeldSessions:
         self._reader.join(END_WAIT_S)
         return self._latest
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait(END_WAIT_S)
-
-
-class Arrivals:
-    """New clients at an even rate until `finish`; a context manager that ends them."""
+class Arrivals(_Workload):
+    """New clients at an even rate until `finish`."""
 
     def __init__(
         self, lab: str, host: str, per_s: int, port: int, vips: list[str], **options: object
     ) -> None:
         arguments = ["limpet.lab.workload", "arrive", str(per_s), str(port), *vips]
-        self._process = _start(lab, host, [*arguments, *_options(options)])
+        super().__init__(lab, host, [*arguments, *_options(options)])
 
     def finish(self) -> list[tuple[float, str]]:
         """(when it began, Unix seconds; backend or "failed: ...") of each."""
-        output, errors = self._process.communicate(timeout=END_WAIT_S)
-        if self._process.returncode:
-            raise LimpetError(f"the arriving clients failed: {errors.strip()[-500:]}")
-        return [(at, backend) for at, backend in json.loads(output)["rows"]]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._process.kill()
-        self._process.wait(END_WAIT_S)
+        return [(at, backend) for at, backend in self._outcome()["rows"]]
 
 
-def _is_over(row: dict[str, Any]) -> bool:
-    return bool(row["broken"] or row["ended_at"])
+class AckFlood(_Workload):
+    """Packets that are the first of no flow, each of another client, as fast as the machine sends
+    until `finish`."""
+
+    def __init__(self, lab: str, host: str, vip: str, port: int) -> None:
+        super().__init__(lab, host, ["limpet.lab.flood", vip, str(port), "--kind", "ack"])
+
+    def finish(self) -> dict[str, Any]:
+        """{"sent": packets, "seconds": duration}"""
+        return self._outcome()
 
 
 def _options(options: dict[str, object]) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from limpet.core.errors import Conflict, Unsupported
 from limpet.lab import folder
+from limpet.lab.impairment import Impairment
 from limpet.lab.process import Process
 from limpet.lab.topology import Topology
 
@@ -31,7 +32,8 @@ class State(BaseModel):
     topology: Topology
     numbers_used: dict[str, int]  # segment -> highest number given out; none is given out twice
     killed: frozenset[str] = frozenset()
-    processes: dict[str, Process] = {}  # host -> its daemon or agent
+    processes: dict[str, Process] = {}  # host -> its daemon or agent; host/program -> another one
+    impairments: tuple[Impairment, ...] = ()  # links that are cut, slow or lossy
 
     def changed(self, **fields: object) -> "State":
         return self.model_copy(update=fields)

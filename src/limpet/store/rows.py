@@ -41,6 +41,11 @@ CREATE TABLE slot_tables (
 ) STRICT;
 """
 
+# What a member of a cluster last brought into its kernel, to start with the store out of reach.
+KEPT_SCHEMA = """
+CREATE TABLE kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT;
+"""
+
 
 def backend_rows(registry: Registry) -> Iterator[Row]:
     places = (

@@ -30,7 +30,7 @@ from limpet.store.outbox import Json, Queued, encode
 from limpet.store.revisions import Revision
 
 # What each version of the schema adds to the one before it, the first one to an empty file.
-SCHEMAS = (rows.SCHEMA, revisions.SCHEMA + outbox.SCHEMA)
+SCHEMAS = (rows.SCHEMA, revisions.SCHEMA + outbox.SCHEMA, rows.KEPT_SCHEMA)
 SCHEMA_VERSION = len(SCHEMAS)
 MARK = "slot_tables"  # a table that every version has: a file with it is ours
 BUSY_S = 5.0  # wait for another process that is writing
@@ -100,6 +100,19 @@ class State:
             )
         return value
 
+    # --- Of a cluster --------------------------------------------------------------------------
+
+    def keep(self, name: str, value: bytes) -> None:
+        """Keep bytes under a name, in the place of those of before. Then they are on the disk."""
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            self._db.execute("REPLACE INTO kept VALUES (?, ?)", (name, value))
+
+    def kept(self, name: str) -> bytes | None:
+        with self._explained("read"), self._transaction("DEFERRED"):
+            query = "SELECT value FROM kept WHERE name = ?"
+            row = self._db.execute(query, (name,)).fetchone()
+        return None if row is None else bytes(row[0])
+
     # --- Intents -------------------------------------------------------------------------------
 
     def intents(self) -> tuple[int, Intents]:
@@ -142,13 +155,20 @@ class State:
 
     # --- Outbox --------------------------------------------------------------------------------
 
-    def queue_event(self, event: Json) -> int:
-        """Keep an event until all targets have it; its id."""
-        texts = encode((event,))
+    def queue(self, events: Iterable[Json]) -> None:
+        """Keep events until all targets have them. When this returns, they are on the disk."""
+        texts = encode(events)
         with self._explained("write"), self._transaction("IMMEDIATE"):
-            (number,), dropped = outbox.queue(self._db, texts)
+            _, dropped = outbox.queue(self._db, texts)
         self.events_dropped += dropped
-        return number
+
+    def keep_and_queue(self, name: str, value: bytes, events: Iterable[Json]) -> None:
+        """`keep` and `queue` in one: neither is ever there without the other."""
+        texts = encode(events)
+        with self._explained("write"), self._transaction("IMMEDIATE"):
+            self._db.execute("REPLACE INTO kept VALUES (?, ?)", (name, value))
+            _, dropped = outbox.queue(self._db, texts)
+        self.events_dropped += dropped
 
     def pending(self, target: str, limit: int = 100) -> list[Queued]:
         """The oldest events that the target has not got yet."""

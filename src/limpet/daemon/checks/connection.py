@@ -26,6 +26,7 @@ from limpet.datapath import outbound
 READ = 16_384  # bytes at a time
 RESET_AT_CLOSE = struct.pack("=ii", 1, 0)
 IP_BIND_ADDRESS_NO_PORT = 24  # the port is chosen when connecting, so one serves many VIPs
+HOP_LIMIT = 255
 SOURCES_MAX = 10_000  # remembered; then all are looked up anew
 
 
@@ -173,6 +174,7 @@ def _prepared(target: Target, sources: Sources) -> socket.socket:
         if target.mark:
             _require_way(target.mark)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, target.mark)
+            _leave_hop_limit(sock)
             if target.address.version == target.backend_address.version:
                 with suppress(OSError):  # then the port is chosen here
                     sock.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
@@ -181,6 +183,14 @@ def _prepared(target: Target, sources: Sources) -> socket.socket:
         sock.close()
         raise
     return sock
+
+
+def _leave_hop_limit(sock: socket.socket) -> None:
+    """The largest: no client's packet has it, so a backend tells checks from those."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, HOP_LIMIT)
+    else:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, HOP_LIMIT)
 
 
 def _require_way(mark: int) -> None:

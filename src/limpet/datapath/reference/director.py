@@ -15,11 +15,15 @@ from limpet.core.model import Image
 from limpet.datapath.abi import Event, Rung, Verdict
 from limpet.datapath.reference import answer, parse
 from limpet.datapath.reference import settings as constants
+from limpet.datapath.reference.choice import Choice
+from limpet.datapath.reference.directory import Told
 from limpet.datapath.reference.encap import encapsulate
+from limpet.datapath.reference.held import Arrival, Held
+from limpet.datapath.reference.news import Name, News
 from limpet.datapath.reference.packet import Final, Kind, Packet, Words
 from limpet.datapath.reference.rate import TokenBucket
 from limpet.datapath.reference.rows import IdleTicks, Rows
-from limpet.datapath.reference.select import Choice, Ladder
+from limpet.datapath.reference.select import Ladder
 from limpet.datapath.reference.sessions import SessionTable
 from limpet.datapath.reference.sweep import sweep_flows, sweep_sessions
 from limpet.datapath.reference.table import ConnectionTable
@@ -56,6 +60,8 @@ class Outcome:
     )
     backend: int = 0  # that it was forwarded to
     reset: Reset | None = None  # what the daemon is told of a flow that is being reset
+    held: Held | None = None  # the packet, if it waits for another director's answer
+    news: tuple[News, ...] = ()  # what the daemon is told of sessions and flows that are exceptions
 
 
 class Reference:
@@ -86,6 +92,11 @@ class Reference:
     def sessions(self) -> SessionTable:
         """The session table."""
         return self._ladder.sessions
+
+    @property
+    def directory(self) -> dict[Name, Told]:
+        """What other directors have told, and answered. To be written by whoever hears it."""
+        return self._ladder.directory.exceptions
 
     @property
     def loads(self) -> Counter[int]:
@@ -129,7 +140,7 @@ class Reference:
                 frame=frame if final.verdict in PASSED else None,
                 reset=_reset(p, choice) if is_reset else None,
             )
-        outcome = _with_choice(outcome, choice)
+        outcome = _with_choice(outcome, choice, self._ladder.news.take())
         self._count(outcome, p, choice)
         return outcome
 
@@ -147,7 +158,7 @@ class Reference:
         if p.kind is Kind.ECHO_REQUEST:
             self._limit_answers(jiffies)
             return Outcome(Verdict.ECHO_REPLY, frame=answer.echo_reply(frame, p), ifindex=ingress)
-        self._ladder.choose(services, p, choice, jiffies)
+        self._ladder.choose(services, p, choice, Arrival(frame, jiffies, ingress))
         return self._forward(frame, p, choice, jiffies, ingress)
 
     def _forward(
@@ -196,8 +207,8 @@ class Reference:
         self.vip_stats[choice.vip.id, "sessions"] += choice.has_begun
 
 
-def _with_choice(outcome: Outcome, choice: Choice) -> Outcome:
-    """Add what the ladder said: events always, backend and rung only if the packet was
+def _with_choice(outcome: Outcome, choice: Choice, news: tuple[News, ...]) -> Outcome:
+    """Add what the ladder said: events and news always, backend and rung only if the packet was
     forwarded.
     """
     is_forwarded = outcome.verdict in FORWARDED
@@ -205,6 +216,8 @@ def _with_choice(outcome: Outcome, choice: Choice) -> Outcome:
         outcome,
         rung=choice.rung if is_forwarded else None,
         events=tuple(choice.events),
+        held=choice.held,
+        news=news,
         backend=choice.backend_id if is_forwarded else 0,
     )
 

@@ -12,7 +12,7 @@ One counter per pool counts turns and moves the window. Not here: whether the ba
 from collections import Counter
 
 from limpet.core.model import SLOTS, Policy
-from limpet.datapath.abi import Limit, Rung
+from limpet.datapath.abi import Limit, Rung, Slot
 from limpet.datapath.reference.rows import Pool
 
 TURNS = 1 << 32  # turns wrap round where the window begins
@@ -32,7 +32,7 @@ class Chooser:
         """
         policy = pool.reassign if is_returning else pool.policy
         if policy is Policy.HASH:
-            return pool.slots[slot], Rung.HOME_NEW
+            return pool.slots[slot] & Slot.BACKEND, Rung.HOME_NEW
         turn = self.turns[number]
         self.turns[number] += 1
         if policy is Policy.ROUND_ROBIN:

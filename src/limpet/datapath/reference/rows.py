@@ -33,6 +33,7 @@ from limpet.datapath.reference.packet import Words
 
 OUTER_LENGTH = {Code.IPIP4: 20, Code.IPIP6: 40, Code.L2: 0}
 UNKNOWN = bytes(6)
+CLIENT_PORTS = Affinity.CLIENT_PORTS
 # Idle limits of a VIP in ticks, by life; None: of fragments, which have no VIP.
 IdleTicks = Callable[[VipRow | None], Mapping[Life, int]]
 
@@ -85,8 +86,7 @@ class Vip:
 
     def own_range(self, client_port: int) -> int:
         """The part of a session's key that its ports make; 0: none, the whole client."""
-        is_ranged = self.affinity is Affinity.CLIENT_PORTS
-        return 1 + (client_port >> self.range_shift) if is_ranged else 0
+        return 1 + (client_port >> self.range_shift) if self.affinity is CLIENT_PORTS else 0
 
     def split_range(self, client_port: int) -> int:
         """The same for a mega-proxy."""
@@ -219,6 +219,20 @@ class Rows:
     def idle_limit(self, vip: int, life: Life) -> int:
         """Ticks without a packet after which an entry of a VIP has expired."""
         return self._limits[vip][life]
+
+    def standing(self, pool: int, number: int) -> Standing:
+        """What a pool's sessions do with a backend."""
+        row = self.backends.get(number)
+        if row is None or not row.has_standing:
+            return Standing.NORMAL
+        return self.pools[pool].standing.get(number, Standing.NORMAL)
+
+    def takes(self, pool: int, number: int, refusals: Standing) -> bool:
+        """Whether a backend is there, and no bit of its standing speaks against it."""
+        row = self.backends.get(number)
+        if row is None or not row.has_standing:
+            return row is not None
+        return not self.standing(pool, number) & refusals
 
     def is_listed(self, client: Words) -> bool:
         """Whether a client is under a prefix of known mega-proxies."""

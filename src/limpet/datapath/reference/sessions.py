@@ -15,21 +15,26 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 from limpet.datapath.abi import Event, FlowSession, Life, Limit, SessionLife, SessionWord
-from limpet.datapath.reference.hash import mix, pair
+from limpet.datapath.reference.hash import REMEMBERED, mix, pair
 from limpet.datapath.reference.packet import Words
 from limpet.datapath.reference.rows import Vip
 from limpet.datapath.reference.settings import Settings
 
 TICKS = 1 << 32  # ticks of `seen` wrap round
 IS_LIVE = (SessionLife.OPENING, SessionLife.LIVE)
+LIVE, OPENING = SessionLife.LIVE, SessionLife.OPENING
+IN_SESSION, SESSION_SECOND = int(FlowSession.IN_SESSION), int(FlowSession.SESSION_SECOND)
+SESSION_WAY, WAYS = int(FlowSession.SESSION_WAY), int(Limit.SESSION_WAYS)
 NEAR_WANTED = 3  # free places in its first bucket with which a session stays there
+OF_SESSION, OF_OPENING = Life.SESSION, Life.OPENING  # idle limits
 IdleLimit = Callable[[int, Life], int]  # VIP and life -> ticks
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """What makes a session one: the client under the VIP's mask, the VIP, and a range of ports."""
 
     client: Words
@@ -48,15 +53,14 @@ class Session:
     backend: int
     since: int  # tick
     seen: int
-    life: SessionLife = SessionLife.OPENING
+    life: SessionLife = OPENING
     flows: int = 0  # open ones
     is_split: bool = False
 
     @property
     def place(self) -> int:
         """What a flow's entry says of where its session is (enum flow_session)."""
-        second = FlowSession.SESSION_SECOND if self.is_second else 0
-        return FlowSession.IN_SESSION | second | self.way
+        return IN_SESSION | (SESSION_SECOND if self.is_second else 0) | self.way
 
     def word(self) -> int:
         """The entry's word as the kernel keeps it, without the spill mark."""
@@ -79,16 +83,18 @@ class Seat(IntEnum):
     TAKEN = 2
 
 
+FREE, TAKEN = Seat.FREE, Seat.TAKEN
+
+
 @dataclass(slots=True)
 class Bucket:
     """Four places. `has_spilled`: a session of it lives in its second bucket."""
 
-    places: list[Session | None] = field(default_factory=lambda: [None] * Limit.SESSION_WAYS)
+    places: list[Session | None] = field(default_factory=lambda: [None] * WAYS)
     has_spilled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Seats:
+class Seats(NamedTuple):
     """What a bucket has to offer: its best way, what makes room there, how many places are free."""
 
     way: int
@@ -107,7 +113,7 @@ class Seats:
 def key_of(vip: Vip, client: Words, ports: int) -> Key:
     """Key of a client's session; `ports` is its range."""
     (high, low), (keep_high, keep_low) = client, vip.mask
-    return Key((high & keep_high, low & keep_low), vip.id, ports)
+    return tuple.__new__(Key, ((high & keep_high, low & keep_low), vip.id, ports))
 
 
 def age(seen: int, now: int) -> int:
@@ -116,62 +122,73 @@ def age(seen: int, now: int) -> int:
     return 0 if ahead >= TICKS // 2 else ahead
 
 
+def _places(flow_key: Words, mask: int, key: Key) -> tuple[int, int]:
+    hashed = mix(pair(*key.client, flow_key) ^ (key.vip << 17 | key.range))
+    first, second = hashed & mask, hashed >> 24 & mask
+    return first, second ^ (1 & mask) if second == first else second
+
+
 class SessionTable:
     """All sessions. `now` is a tick; every method takes it from the caller."""
 
     def __init__(self, settings: Settings, idle_limit: IdleLimit) -> None:
-        self._key, self._mask = settings.flow_key, settings.session_mask
+        # The two buckets of a key.
+        self.places = lru_cache(REMEMBERED)(
+            partial(_places, settings.flow_key, settings.session_mask)
+        )
         self._idle_limit = idle_limit
         self._buckets: dict[int, Bucket] = defaultdict(Bucket)
+        self._in_order: list[Bucket] = []
         self.loads: Counter[int] = Counter()  # live sessions by backend
 
     # --- Lookup ---------------------------------------------------------------------------------
 
-    def places(self, key: Key) -> tuple[int, int]:
-        """The two buckets of a key."""
-        hashed = mix(pair(*key.client, self._key) ^ (key.vip << 17 | key.range))
-        first, second = hashed & self._mask, hashed >> 24 & self._mask
-        return first, second ^ (1 & self._mask) if second == first else second
-
     def find(self, key: Key) -> Session | None:
         """The entry of a key, live or not."""
         first, second = self.places(key)
-        found = self._find_in(first, key)
-        if found is None and self._buckets[first].has_spilled:
-            found = self._find_in(second, key)
+        bucket = self._buckets.get(first)
+        if bucket is None:
+            return None
+        found = self._find_in(bucket, key)
+        if found is None and bucket.has_spilled:
+            found = self._find_in(self._buckets[second], key)
         return found
 
-    def _find_in(self, bucket: int, key: Key) -> Session | None:
-        for session in self._buckets[bucket].places:
+    def _find_in(self, bucket: Bucket, key: Key) -> Session | None:
+        for session in bucket.places:
             if session is not None and session.key == key:
                 return session
         return None
 
     def refresh_place(self, key: Key, place: int, now: int) -> None:
         """A packet of a flow, whose entry says where its session is: whoever is there is seen."""
-        bucket = self.places(key)[bool(place & FlowSession.SESSION_SECOND)]
-        session = self._buckets[bucket].places[place & FlowSession.SESSION_WAY]
+        bucket = self.places(key)[bool(place & SESSION_SECOND)]
+        session = self._buckets[bucket].places[place & SESSION_WAY]
         if session is not None:
             session.seen = now
 
     def is_live(self, session: Session, now: int) -> bool:
         """Whether a session may be followed: neither expired nor only remembered."""
-        if session.life not in IS_LIVE:
+        if session.life is LIVE:
+            life = OF_SESSION
+        elif session.life is OPENING:
+            life = OF_OPENING
+        else:
             return False
-        life = Life.OPENING if session.life is SessionLife.OPENING else Life.SESSION
-        return age(session.seen, now) <= self._idle_limit(session.key.vip, life)
+        ahead = (now - session.seen) % TICKS  # idle ticks, as `age` has them
+        return ahead <= self._idle_limit(session.key.vip, life) or ahead >= TICKS // 2
 
     # --- Change ---------------------------------------------------------------------------------
 
     def add_load(self, backend: int, change: int) -> None:
         """More or fewer live sessions of a backend."""
-        self.loads[backend] = max(0, self.loads[backend] + change)
+        self.loads[backend] = max(0, self.loads.get(backend, 0) + change)
 
     def opened(self, session: Session) -> None:
         """One open flow more; with the first, the session makes no room any more."""
         session.flows += 1
-        if session.life is SessionLife.OPENING:
-            session.life = SessionLife.LIVE
+        if session.life is OPENING:
+            session.life = LIVE
 
     def begin(self, key: Key, backend: int, now: int) -> tuple[Session | None, list[Event]]:
         """A session begins, in the place that its key had or in one that is free; None if there is
@@ -210,20 +227,22 @@ class SessionTable:
     def _seat(self, key: Key, now: int) -> tuple[int, int, bool, Seat] | None:
         """The best place of both buckets: bucket, way, whether it is the second, and what it is."""
         places = self.places(key)
-        first, second = (self._seats(bucket, now) for bucket in places)
-        goes_on = second.is_better_than(first)
-        best = second if goes_on else first
-        return None if best.rank is Seat.TAKEN else (places[goes_on], best.way, goes_on, best.rank)
+        best, goes_on = self._seats(places[0], now), False
+        if best.free < NEAR_WANTED:
+            second = self._seats(places[1], now)
+            goes_on = second.is_better_than(best)
+            best = second if goes_on else best
+        return None if best.rank is TAKEN else (places[goes_on], best.way, goes_on, best.rank)
 
     def _seats(self, bucket: int, now: int) -> Seats:
         ranks = [self._rank(session, now) for session in self._buckets[bucket].places]
         best = min(ranks)
-        return Seats(ranks.index(best), best, ranks.count(Seat.FREE))
+        return Seats(ranks.index(best), best, ranks.count(FREE))
 
     def _rank(self, session: Session | None, now: int) -> Seat:
         if session is None or not self.is_live(session, now):
-            return Seat.FREE
-        return Seat.OPENING if session.life is SessionLife.OPENING else Seat.TAKEN
+            return FREE
+        return Seat.OPENING if session.life is OPENING else TAKEN
 
     def forget(self, session: Session) -> None:
         """Empty its place."""
@@ -231,11 +250,11 @@ class SessionTable:
 
     # --- Contents -------------------------------------------------------------------------------
 
-    def entries(self) -> Iterator[Session]:
+    def entries(self) -> list[Session]:
         """All sessions, in table order."""
-        for _, _, session, _ in self.rows():
-            if session is not None:
-                yield session
+        if len(self._in_order) < len(self._buckets):
+            self._in_order = [bucket for _, bucket in sorted(self._buckets.items())]
+        return [s for bucket in self._in_order for s in bucket.places if s is not None]
 
     def rows(self) -> Iterator[tuple[int, int, Session | None, bool]]:
         """(bucket, way, session, spill mark) of every place that is not zero in the kernel."""

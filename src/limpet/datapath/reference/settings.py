@@ -23,11 +23,16 @@ class Settings:
     flows_burst: int
     icmp_per_jiffy_16: int
     icmp_burst: int
+    queries_per_jiffy_16: int
+    queries_burst: int
+    client_queries_burst: int
     outer_source4: bytes
     outer_source6: bytes
     icmp_source4: bytes
     icmp_source6: bytes
     redirect_always: bool
+    is_member: bool
+    hash_only: bool
 
 
 def read(record: np.ndarray[tuple[()], np.dtype[np.void]]) -> Settings:
@@ -47,9 +52,14 @@ def read(record: np.ndarray[tuple[()], np.dtype[np.void]]) -> Settings:
         flows_burst=int(record["flows_burst"]),
         icmp_per_jiffy_16=int(record["icmp_per_jiffy_16"]),
         icmp_burst=int(record["icmp_burst"]),
+        queries_per_jiffy_16=int(record["queries_per_jiffy_16"]),
+        queries_burst=int(record["queries_burst"]),
+        client_queries_burst=int(record["client_queries_burst"]),
         outer_source4=record["outer_source4"].tobytes(),
         outer_source6=record["outer_source6"].tobytes(),
         icmp_source4=record["icmp_source4"].tobytes(),
         icmp_source6=record["icmp_source6"].tobytes(),
         redirect_always=bool(record["redirect_always"]),
+        is_member=bool(record["is_member"]),
+        hash_only=bool(record["hash_only"]),
     )

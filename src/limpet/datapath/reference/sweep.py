@@ -16,7 +16,9 @@ from limpet.datapath.reference.ties import Ties
 def sweep_flows(table: ConnectionTable, ties: Ties, now: int) -> list[Event]:
     """Look at all flows."""
     events = []
-    for entry in list(table.entries()):
+    for entry in table.entries():
+        if ties.is_quiet(entry, now):
+            continue
         if entry.life is not Life.LATE:
             ties.pass_on(entry, now)
         if table.is_out_of_time(entry, now):
@@ -39,11 +41,13 @@ def _end(table: ConnectionTable, entry: Entry, ties: Ties, now: int) -> list[Eve
 def sweep_sessions(sessions: SessionTable, rows: Rows, now: int) -> list[Event]:
     """Look at all sessions."""
     events = []
-    for session in list(sessions.entries()):
+    for session in sessions.entries():
+        if sessions.is_live(session, now):
+            continue
         if session.life is SessionLife.PAST:
             if age(session.seen, now) > rows.idle_limit(session.key.vip, Life.LATE):
                 sessions.forget(session)
-        elif not sessions.is_live(session, now):
+        else:
             sessions.add_load(session.backend, -1)
             events.append(Event.SESSION_EXPIRED)
             if session.life is SessionLife.LIVE:

@@ -12,25 +12,33 @@ Single-threaded: where the kernel loses a race against another CPU, nothing corr
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple
 
 from limpet.datapath.abi import Event, FlowSession, FlowWord, Life, Limit
-from limpet.datapath.reference.hash import mix, pair
+from limpet.datapath.reference.hash import REMEMBERED, mix, pair
 from limpet.datapath.reference.packet import Kind, Packet, Words
 from limpet.datapath.reference.settings import Settings
 
 FRAGMENT_TWEAK = int.from_bytes(b"fragment", "big")  # keeps their hashes apart from those of flows
 NO_VIP = 0  # of a fragment's entry
 TICKS = 1 << FlowWord.SEEN_BITS  # ticks wrap round
-HALF = Limit.FLOW_WAYS // 2
+# Members of enumerations that packet after packet is compared with: looking one up costs as much as
+# the comparison eight times over.
+LATE, ESTABLISHED, OPENING, CLOSING = Life.LATE, Life.ESTABLISHED, Life.OPENING, Life.CLOSING
+FIRST, EXISTING, LAST, ANY = Kind.FIRST, Kind.EXISTING, Kind.LAST, Kind.ANY
+ICMP_ERROR = Kind.ICMP_ERROR
+WAYS = int(Limit.FLOW_WAYS)
+SKEW_TICKS, REFRESH_TICKS = int(FlowWord.SKEW_TICKS), int(FlowWord.REFRESH_TICKS)
+HALF = WAYS // 2
 NEAR_WANTED = 2  # free places in its half with which a flow stays there
 IdleLimit = Callable[[int, Life], int]  # VIP and life -> ticks
 FREE_WANTED = 4  # free places in its first bucket with which it stays in that
 
 
-@dataclass(frozen=True, slots=True)
-class Flow:
+class Flow(NamedTuple):
     """A flow's name, or that of a fragmented datagram, and where the table may keep it."""
 
     id: int
@@ -39,16 +47,8 @@ class Flow:
     hash: int
     first: int  # bucket
     second: int  # bucket
-
-    @property
-    def half(self) -> int:
-        """First way of the half of a bucket, one cache line, that the flow prefers."""
-        return self.hash >> 48 & HALF
-
-    @property
-    def entropy(self) -> int:
-        """32 bits, the same for all packets of the flow."""
-        return self.hash >> 20 & 0xFFFF_FFFF
+    half: int  # first way of the half of a bucket, one cache line, that the flow prefers
+    entropy: int  # 32 bits, the same for all packets of the flow
 
 
 @dataclass(slots=True)
@@ -66,6 +66,13 @@ class Entry:
     client_port: int = 0
     place: tuple[int, int] = (0, 0)  # bucket and way
 
+    def copy(self) -> "Entry":
+        """As it is now."""
+        return Entry(
+            *(self.id, self.vip, self.check, self.backend, self.life, self.seen, self.session),
+            *(self.client, self.client_port, self.place),
+        )
+
     def word(self) -> int:
         """The entry as the kernel keeps it in one word, without the spill mark."""
         return (
@@ -78,8 +85,7 @@ class Entry:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """What an entry says beside the flow's name and the time."""
 
     backend: int
@@ -93,7 +99,7 @@ class Bucket:
     prefers them lives elsewhere.
     """
 
-    places: list[Entry | None] = field(default_factory=lambda: [None] * Limit.FLOW_WAYS)
+    places: list[Entry | None] = field(default_factory=lambda: [None] * WAYS)
     spilled: set[int] = field(default_factory=set)
 
 
@@ -107,6 +113,7 @@ class Rank(IntEnum):
     NONE = 4
 
 
+EMPTY, EXPIRED, NONE = Rank.EMPTY, Rank.EXPIRED, Rank.NONE
 EVICTED = {
     Rank.EXPIRED: Event.EVICTED_EXPIRED,
     Rank.OPENING: Event.EVICTED_OPENING,
@@ -114,8 +121,7 @@ EVICTED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Room:
+class Room(NamedTuple):
     """The best place of a bucket for a new entry."""
 
     bucket: int
@@ -135,11 +141,11 @@ class Room:
 
 def life_after(life: Life, kind: Kind) -> Life:
     """Life of a flow after one more packet."""
-    if kind is Kind.LAST:
-        return Life.CLOSING
-    if life is Life.OPENING and kind is Kind.EXISTING:
-        return Life.ESTABLISHED
-    if life is Life.OPENING and kind is Kind.ANY:
+    if kind is LAST:
+        return CLOSING
+    if life is OPENING and kind is EXISTING:
+        return ESTABLISHED
+    if life is OPENING and kind is ANY:
         return Life.DATAGRAM
     return life
 
@@ -148,8 +154,21 @@ def flow_age(entry: Entry | None, now: int) -> int:
     """Idle ticks. A tick that lies ahead, stored by another CPU, is no age."""
     if entry is None:
         return 0
-    ahead = (now - entry.seen + FlowWord.SKEW_TICKS) % TICKS
-    return max(0, ahead - FlowWord.SKEW_TICKS)
+    ahead = (now - entry.seen + SKEW_TICKS) % TICKS
+    return ahead - SKEW_TICKS if ahead > SKEW_TICKS else 0
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _flow(number: int, vip: int, tweak: int, key: int, mask: int) -> Flow:
+    hashed = mix(number ^ key ^ tweak)
+    check = hashed >> FlowWord.CHECK_SHIFT
+    if vip == NO_VIP:
+        check |= 1  # never the check of an empty entry
+    first, second = hashed & mask, hashed >> 24 & mask
+    if second == first:
+        second ^= 1 & mask
+    half, entropy = hashed >> 48 & HALF, hashed >> 20 & 0xFFFF_FFFF
+    return Flow(number, vip, check, hashed, first, second, half, entropy)
 
 
 class ConnectionTable:
@@ -159,6 +178,7 @@ class ConnectionTable:
         self._key, self._mask = settings.flow_key, settings.bucket_mask
         self._idle_limit = idle_limit
         self._buckets: dict[int, Bucket] = defaultdict(Bucket)
+        self._in_order: list[Bucket] = []
 
     # --- Names ----------------------------------------------------------------------------------
 
@@ -167,56 +187,64 @@ class ConnectionTable:
 
         The place does not depend on the VIP.
         """
-        return self._flow(self._number(p, p.client_port << 16 | p.vip_port), vip, 0)
+        number = p.client_port << 16 | p.vip_port
+        if p.family == 4:  # as `_number` has it: most packets come by here
+            number |= (p.client[1] & 0xFFFF_FFFF) << 32
+        else:
+            number = self._number(p, number)
+        return _flow(number, vip, 0, self._key[0], self._mask)
 
     def name_fragment(self, p: Packet, address_id: int) -> Flow:
         """All fragments of a datagram share a name: client, VIP address, protocol, datagram."""
         kin = (address_id << 5 | p.protocol & 0x1F) & 0xFFFF
-        return self._flow(self._number(p, p.datagram << 16 | kin), NO_VIP, FRAGMENT_TWEAK)
+        number = self._number(p, p.datagram << 16 | kin)
+        return _flow(number, NO_VIP, FRAGMENT_TWEAK, self._key[0], self._mask)
 
     def _number(self, p: Packet, rest: int) -> int:
         if p.family == 4:
             return (p.client[1] & 0xFFFF_FFFF) << 32 | rest
         return mix(pair(*p.client, self._key) ^ rest)
 
-    def _flow(self, number: int, vip: int, tweak: int) -> Flow:
-        hashed = mix(number ^ self._key[0] ^ tweak)
-        check = hashed >> FlowWord.CHECK_SHIFT
-        if vip == NO_VIP:
-            check |= 1  # never the check of an empty entry
-        first, second = hashed & self._mask, hashed >> 24 & self._mask
-        if second == first:
-            second ^= 1 & self._mask
-        return Flow(number, vip, check, hashed, first, second)
-
     # --- Lookup ---------------------------------------------------------------------------------
 
     def find(self, flow: Flow) -> Entry | None:
         """The flow's entry, live or expired."""
-        bucket, half = self._buckets[flow.first], flow.half
-        found = self._find_in(bucket.places[half : half + HALF], flow)
-        if found is None and half in bucket.spilled:
-            others = self._order(self._buckets[flow.second].places, flow)
-            found = self._find_in([*self._order(bucket.places, flow)[HALF:], *others], flow)
-        return found
+        number, vip, check, _, first, _, half, _ = flow
+        bucket = self._buckets.get(first)
+        if bucket is None:
+            return None
+        for entry in bucket.places[half : half + HALF]:
+            if (
+                entry is not None
+                and entry.id == number
+                and entry.vip == vip
+                and entry.check == check
+            ):
+                return entry
+        return self._find_spilled(bucket, flow) if half in bucket.spilled else None
+
+    def _find_spilled(self, bucket: Bucket, flow: Flow) -> Entry | None:
+        others = self._order(self._buckets[flow.second].places, flow)
+        return self._find_in([*self._order(bucket.places, flow)[HALF:], *others], flow)
 
     def _order(self, places: list[Entry | None], flow: Flow) -> list[Entry | None]:
         """The places of a bucket, the flow's half first."""
-        return [places[way ^ flow.half] for way in range(Limit.FLOW_WAYS)]
+        return [places[way ^ flow.half] for way in range(WAYS)]
 
     def _find_in(self, places: list[Entry | None], flow: Flow) -> Entry | None:
         for entry in places:
             if (
                 entry is not None
                 and entry.id == flow.id
-                and (entry.vip, entry.check) == (flow.vip, flow.check)
+                and entry.vip == flow.vip
+                and entry.check == flow.check
             ):
                 return entry
         return None
 
     def has_expired(self, entry: Entry, now: int) -> bool:
         """Whether an entry has been idle for too long; true of what is only remembered."""
-        return entry.life is Life.LATE or self.is_out_of_time(entry, now)
+        return entry.life is LATE or self.is_out_of_time(entry, now)
 
     def is_out_of_time(self, entry: Entry, now: int) -> bool:
         """Whether an entry is older than the limit of its life."""
@@ -226,31 +254,33 @@ class ConnectionTable:
         """Whether an entry decides where a packet goes: live, and not closed and now opened
         anew.
         """
-        if self.has_expired(entry, now):
+        life = entry.life
+        if life is LATE or flow_age(entry, now) > self._idle_limit(entry.vip, life):
             return False
-        return kind is not Kind.FIRST or entry.life is not Life.CLOSING
+        return kind is not FIRST or life is not CLOSING
 
     # --- Change ---------------------------------------------------------------------------------
 
-    def touch(self, entry: Entry, kind: Kind, now: int) -> Entry | None:
-        """A packet of the flow: its entry before, None if nothing is written.
+    def next_life(self, entry: Entry, kind: Kind, now: int) -> Life | None:
+        """A packet of the flow: what its life becomes, None if nothing is written.
 
         A use refreshes the entry, but not more often than every REFRESH_TICKS. An ICMP error about
         a flow is no sign of life.
         """
         after = life_after(entry.life, kind)
-        is_stale = flow_age(entry, now) >= FlowWord.REFRESH_TICKS
-        if (after is entry.life and not is_stale) or kind is Kind.ICMP_ERROR:
+        if kind is ICMP_ERROR or (after is entry.life and flow_age(entry, now) < REFRESH_TICKS):
             return None
-        before = replace(entry)
-        entry.life, entry.seen = after, now % TICKS
-        return before
+        return after
+
+    def touch(self, entry: Entry, life: Life, now: int) -> None:
+        """Write that."""
+        entry.life, entry.seen = life, now % TICKS
 
     def renew(self, entry: Entry, state: State, now: int) -> Entry:
         """Give the entry that a flow has already to another backend, or another life: the entry
         before.
         """
-        before = replace(entry)
+        before = entry.copy()
         entry.backend, entry.life, entry.session = state.backend, state.life, state.session
         entry.seen = now % TICKS
         return before
@@ -263,7 +293,7 @@ class ConnectionTable:
         Refused if both buckets are full of live flows.
         """
         room = self._room(flow, now)
-        if room.rank is Rank.NONE:
+        if room.rank is NONE:
             return [Event.REFUSED_FULL], None
         events = [Event.FLOW_SPILLED] if room.bucket != flow.first else []
         if events or room.way & HALF != flow.half:
@@ -292,29 +322,33 @@ class ConnectionTable:
         near = self._best(flow.first, flow, HALF, now)
         if near.free >= NEAR_WANTED:
             return near
-        first = self._best(flow.first, flow, Limit.FLOW_WAYS, now)
+        first = self._best(flow.first, flow, WAYS, now)
         if first.free >= FREE_WANTED:
             return first
-        second = self._best(flow.second, flow, Limit.FLOW_WAYS, now)
+        second = self._best(flow.second, flow, WAYS, now)
         return second if second.is_better(first) else first
 
     def _best(self, number: int, flow: Flow, ways: int, now: int) -> Room:
         """The best of the first `ways` places of a bucket, counted from the flow's half."""
-        places = self._buckets[number].places
-        order = [way ^ flow.half for way in range(ways)]
-        ranks = {way: self._rank(places[way], now) for way in order}
-        best = min(order, key=lambda way: (ranks[way], -flow_age(places[way], now)))
-        free = sum(rank <= Rank.EXPIRED for rank in ranks.values())
-        return Room(number, best, ranks[best], free)
+        places, half = self._buckets[number].places, flow.half
+        best, rank, oldest, free = half, NONE, -1, 0
+        for nth in range(ways):
+            way = nth ^ half
+            entry = places[way]
+            one = EMPTY if entry is None else self._rank(entry, now)
+            free += one <= EXPIRED
+            if one <= rank:
+                age = 0 if entry is None else flow_age(entry, now)
+                if one < rank or age > oldest:
+                    best, rank, oldest = way, one, age
+        return Room(number, best, rank, free)
 
-    def _rank(self, entry: Entry | None, now: int) -> Rank:
-        if entry is None:
-            return Rank.EMPTY
+    def _rank(self, entry: Entry, now: int) -> Rank:
         if self.has_expired(entry, now):
-            return Rank.EXPIRED
-        if entry.life in (Life.OPENING, Life.FRAGMENT):
+            return EXPIRED
+        if entry.life in (OPENING, Life.FRAGMENT):
             return Rank.OPENING
-        return Rank.CLOSING if entry.life is Life.CLOSING else Rank.NONE
+        return Rank.CLOSING if entry.life is CLOSING else NONE
 
     # --- Contents -------------------------------------------------------------------------------
 
@@ -328,7 +362,8 @@ class ConnectionTable:
                 elif spilled:
                     yield number, way, 0, spilled
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> list[Entry]:
         """All entries, in table order."""
-        for _, bucket in sorted(self._buckets.items()):
-            yield from (entry for entry in bucket.places if entry is not None)
+        if len(self._in_order) < len(self._buckets):
+            self._in_order = [bucket for _, bucket in sorted(self._buckets.items())]
+        return [e for bucket in self._in_order for e in bucket.places if e is not None]

@@ -11,23 +11,29 @@ open flow's session must live by what that told it, the place is refreshed witho
 kernel does. A session that made room before its first flow was established begins anew then.
 """
 
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from limpet.datapath.abi import Event, FlowSession, FlowWord, Life, SessionWord
-from limpet.datapath.reference.packet import Words
+from limpet.datapath.reference.news import NewsDesk
 from limpet.datapath.reference.rows import Rows
 from limpet.datapath.reference.sessions import Key, Session, SessionTable, key_of
 from limpet.datapath.reference.table import TICKS, Entry, flow_age
 
+IN_SESSION = int(FlowSession.IN_SESSION)
+# Bits of a flow that is a session of its own.
+OWN_SESSIONS = int(FlowSession.IS_SESSION), int(FlowSession.IS_SESSION | FlowSession.ORPHAN)
+SWEEP_TICKS = int(SessionWord.SWEEP_TICKS)
+SESSION_RANGE = int(FlowSession.SESSION_RANGE)
+SHORT_TICKS, REFRESHES = int(SessionWord.SHORT_TICKS), int(SessionWord.REFRESHES)
+REFRESH_TICKS = int(FlowWord.REFRESH_TICKS)
+SESSION = Life.SESSION
 OPEN = (Life.ESTABLISHED, Life.DATAGRAM)
 COUNTED = (Life.OPENING, *OPEN)  # in loads, where the flow is the session
 
 
 def period(limit: int) -> int:
     """Ticks between two refreshes of a session by the same flow."""
-    is_short = limit <= SessionWord.SHORT_TICKS
-    return FlowWord.REFRESH_TICKS if is_short else limit // SessionWord.REFRESHES
+    return REFRESH_TICKS if limit <= SHORT_TICKS else limit // REFRESHES
 
 
 class Step(Enum):
@@ -40,106 +46,107 @@ class Step(Enum):
     SEEN = auto()  # the sweeper passes on when it was seen
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A flow as its sessions see it: client, and what its entry says."""
-
-    client: Words
-    client_port: int
-    vip: int
-    backend: int
-    session: int  # bits of enum flow_session
-
-
-def member(entry: Entry) -> Member:
-    """An entry as its sessions see it."""
-    return Member(entry.client, entry.client_port, entry.vip, entry.backend, entry.session)
+REFRESHED, OPENED, CLOSED, ENDED = Step.REFRESHED, Step.OPENED, Step.CLOSED, Step.ENDED
+SEEN = Step.SEEN
 
 
 def step(before: Life, after: Life) -> Step:
     """What a change of life is to a session."""
     if (before in OPEN) == (after in OPEN):
-        return Step.REFRESHED
-    return Step.OPENED if after in OPEN else Step.CLOSED
+        return REFRESHED
+    return OPENED if after in OPEN else CLOSED
 
 
 class Ties:
     """Tells sessions of their flows. `now` is a tick of 32 bits."""
 
-    def __init__(self, sessions: SessionTable, rows: Rows) -> None:
-        self._sessions, self._rows = sessions, rows
+    def __init__(self, sessions: SessionTable, rows: Rows, news: NewsDesk) -> None:
+        self._sessions, self._rows, self._news = sessions, rows, news
 
     def changed(self, before: Entry, after: Life, now: int) -> tuple[int, list[Event]]:
         """A packet of the flow was seen; `before` is its entry as it was then. What the entry says
         of its session from now on, and what happened.
         """
-        m = member(before)
-        if m.session == FlowSession.IS_SESSION:
+        if before.session in OWN_SESSIONS:
             change = (after in COUNTED) - (before.life in COUNTED)
-            self._sessions.add_load(m.backend, change)
-        elif m.session & FlowSession.IN_SESSION:
-            limit = self._rows.idle_limit(m.vip, Life.SESSION)
-            every, what = period(limit), step(before.life, after)
+            self._sessions.add_load(before.backend, change)
+        elif before.session & IN_SESSION:
+            limit = self._rows.idle_limit(before.vip, SESSION)
+            every = period(limit)
             is_certain = before.life in OPEN and flow_age(before, now) + every <= limit
-            is_told = before.seen % TICKS // every == now % TICKS // every
-            if not (before.life is after and is_certain and is_told):
-                return self._tell(m, what, is_certain, now)
-        return m.session, []
+            is_told = before.seen // every == now % TICKS // every
+            if not (is_certain and is_told and before.life is after):
+                return self._tell(before, step(before.life, after), is_certain, now)
+        return before.session, []
+
+    def is_quiet(self, entry: Entry, now: int) -> bool:
+        """Whether the sweeper has nothing to do for a flow yet, which is nearly always so."""
+        limit, age = self._rows.idle_limit(entry.vip, entry.life), flow_age(entry, now)
+        if age > limit or not entry.session & IN_SESSION:
+            return age <= limit
+        whole = self._rows.idle_limit(entry.vip, SESSION)
+        return age + period(whole) + SWEEP_TICKS < min(limit, whole)
 
     def pass_on(self, entry: Entry, now: int) -> None:
         """The sweeper met the flow: if it or its session may soon end, that hears of it."""
-        m = member(entry)
-        if not m.session & FlowSession.IN_SESSION:
+        if not entry.session & IN_SESSION:
             return
-        limit, age = self._rows.idle_limit(m.vip, Life.SESSION), flow_age(entry, now)
-        last = min(self._rows.idle_limit(m.vip, entry.life), limit)
-        if age + period(limit) + SessionWord.SWEEP_TICKS >= last:
-            self._tell(m, Step.SEEN, False, now - age)
+        limit, age = self._rows.idle_limit(entry.vip, SESSION), flow_age(entry, now)
+        last = min(self._rows.idle_limit(entry.vip, entry.life), limit)
+        if age + period(limit) + SWEEP_TICKS >= last:
+            self._tell(entry, SEEN, False, now - age)
 
     def ended(self, entry: Entry, life: Life, now: int) -> None:
         """Its entry, of that life, made room, or its time is over."""
-        m = member(entry)
-        if m.session == FlowSession.IS_SESSION and life in COUNTED:
-            self._sessions.add_load(m.backend, -1)
-        if m.session & FlowSession.IN_SESSION and life in OPEN:
-            self._tell(m, Step.ENDED, False, now)
+        if entry.session in OWN_SESSIONS and life in COUNTED:
+            self._sessions.add_load(entry.backend, -1)
+        if entry.session & IN_SESSION and life in OPEN:
+            self._tell(entry, ENDED, False, now)
 
-    def _tell(self, m: Member, step: Step, is_certain: bool, now: int) -> tuple[int, list[Event]]:
+    def _tell(self, m: Entry, step: Step, is_certain: bool, now: int) -> tuple[int, list[Event]]:
         vip = self._rows.vips.get(m.vip)
         if vip is None:
             return m.session, []
-        is_split = bool(m.session & FlowSession.SESSION_RANGE)
+        is_split = m.session & SESSION_RANGE
         ports = vip.split_range(m.client_port) if is_split else vip.own_range(m.client_port)
         wanted = [key_of(vip, m.client, ports)]
         if is_split:
             wanted.append(key_of(vip, m.client, 0))
-        if step is Step.OPENED:
+        if step is OPENED:
             return self._open(m, wanted, now)
-        place = m.session & ~FlowSession.SESSION_RANGE
-        found = self._sessions.find(wanted[0])
-        if step is Step.REFRESHED and is_certain:
+        place = m.session & ~SESSION_RANGE
+        if step is REFRESHED and is_certain:
             self._sessions.refresh_place(wanted[0], place, now)
-        elif found is not None and found.place == place:
-            self._step(found, step, now)
+        else:
+            found = self._sessions.find(wanted[0])
+            if found is not None and found.place == place:
+                self._step(found, step, now)
         for key in wanted[1:]:
             self._step(self._sessions.find(key), step, now)
         return m.session, []
 
-    def _open(self, m: Member, wanted: list[Key], now: int) -> tuple[int, list[Event]]:
+    def _open(self, m: Entry, wanted: list[Key], now: int) -> tuple[int, list[Event]]:
         """A flow opened. Those of its sessions that made room begin anew."""
         events = list[Event]()
+        first = self._live(wanted[0], now)
+        if first is not None and len(wanted) == 1:
+            self._step(first, OPENED, now)
+            return first.place, events
         for key in wanted[1:]:
-            self._step(self._live(key, now), Step.REFRESHED, now)
+            self._step(self._live(key, now), REFRESHED, now)
         for key in wanted:
             if self._live(key, now) is None:
-                events += self._sessions.begin(key, m.backend, now)[1]
+                session, more = self._sessions.begin(key, m.backend, now)
+                events += more
+                if session is not None and key is wanted[0]:
+                    self._news.tell_session(key, m.backend, now)
         # The client's may have taken the place of the range's.
         sessions = [found for key in wanted if (found := self._live(key, now)) is not None]
         if len(sessions) < len(wanted):
             return int(FlowSession.ALONE), events
         for session in sessions:
-            self._step(session, Step.OPENED, now)
-        return sessions[0].place | m.session & FlowSession.SESSION_RANGE, events
+            self._step(session, OPENED, now)
+        return sessions[0].place | m.session & SESSION_RANGE, events
 
     def _live(self, key: Key, now: int) -> Session | None:
         session = self._sessions.find(key)
@@ -148,10 +155,10 @@ class Ties:
     def _step(self, session: Session | None, step: Step, now: int) -> None:
         if session is None:
             return
-        if step in (Step.CLOSED, Step.ENDED):
+        if step is CLOSED or step is ENDED:
             session.flows -= 1
-        if step is Step.ENDED or not self._sessions.is_live(session, now):
+        if step is ENDED or not self._sessions.is_live(session, now):
             return
-        session.seen = max(session.seen, now) if step is Step.SEEN else now
-        if step is Step.OPENED:
+        session.seen = max(session.seen, now) if step is SEEN else now
+        if step is OPENED:
             self._sessions.opened(session)

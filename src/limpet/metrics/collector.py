@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: what a director counts, for Prometheus, read from the kernel at every scrape.
+"""Collector: what a director counts, for Prometheus, read from the kernel at every scrape.
 
 Labels are names from the configuration and counters from bpf/abi.h: never a client or a session,
 so the number of series is bounded by the configuration. Every series has `director` and `pop`.
@@ -9,17 +9,15 @@ docs/operate/metrics.md lists everything; a test compares.
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from limpet.datapath.abi import MEANINGS
-from limpet.datapath.counters import Counters
+from limpet.metrics import members
+from limpet.metrics.reading import Family, Json, Reading, meaning
 
-Json = dict[str, Any]
 COUNTERS = {
     "verdicts": ("verdict", "Packets by what was done with them, each exactly once"),
     "rungs": ("rung", "Forwarded packets by the rung of the ladder that chose the backend"),
@@ -58,6 +56,16 @@ DRAIN_GAUGES = {
         "Estimated time to the end of a drain; missing while nobody leaves",
     ),
 }
+ANNOUNCING = (
+    "announced",
+    "withdrawn",
+    "peer_ups",
+    "peer_downs",
+    "failed",
+    "speaker_starts",
+    "bird_restarts",
+    "hold_withdrawals",
+)
 HEALTH_GAUGES = {
     "limpet_health_up": ("is_up", "1 if checks say that a backend is up, in a pool that checks"),
     "limpet_health_suppressed": (
@@ -65,38 +73,6 @@ HEALTH_GAUGES = {
         "1 if a backend changes too often, and counts as down",
     ),
 }
-
-
-@dataclass(frozen=True)
-class Reading:
-    """All numbers of a director at one moment; lists as the API shows them (daemon/view.py)."""
-
-    director: str
-    pop: str
-    version: str
-    counters: Counters
-    outbound: dict[str, int]  # packets of this machine to backends, by outcome
-    vips: list[Json]
-    pools: list[Json]
-    backends: list[Json]
-    attachments: list[Json]
-    flows: Json
-    sessions: Json
-    drains: list[Json]
-    health: list[Json]
-    tasks: dict[str, Json]  # what became of sweeps, hooks, resets and checks, as status says it
-    revision: int
-    passes: dict[str, int]
-    pass_duration_s: float
-    pass_succeeded_at: float
-
-
-def meaning(section: str) -> str:
-    """What the values of a counter's label mean, for its help text."""
-    return "; ".join(
-        f"{name.lower()}: {text} ({severity})"
-        for name, (text, severity) in MEANINGS[section].items()
-    )
 
 
 class Collector:
@@ -115,6 +91,10 @@ class Collector:
         yield from _drains(reading)
         yield from _health(reading)
         yield from _tasks(reading)
+        yield from members.cluster(reading)
+        yield from members.directory(reading)
+        yield from members.ownership(reading)
+        yield from _routes(reading)
         yield from _daemon(reading)
 
     def describe(self) -> Iterator[Metric]:
@@ -122,29 +102,9 @@ class Collector:
         return iter(())
 
 
-class _Family:
-    """Adds the labels that every series has."""
-
-    def __init__(self, reading: Reading) -> None:
-        self._common = [reading.director, reading.pop]
-
-    def counter(self, name: str, help: str, labels: list[str]) -> Callable[..., None]:
-        self.metric: Metric = CounterMetricFamily(name, help, labels=["director", "pop", *labels])
-        return self._add
-
-    def gauge(self, name: str, help: str, labels: list[str]) -> Callable[..., None]:
-        self.metric = GaugeMetricFamily(name, help, labels=["director", "pop", *labels])
-        return self._add
-
-    def _add(self, labels: list[str], value: float) -> None:
-        family = self.metric
-        assert isinstance(family, CounterMetricFamily | GaugeMetricFamily)
-        family.add_metric([*self._common, *labels], value)
-
-
 def _kernel_counters(reading: Reading) -> Iterator[Metric]:
     for kind, (section, what) in COUNTERS.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.counter(f"limpet_{kind}", f"{what}. {meaning(section)}", [section, "severity"])
         for name, value in getattr(reading.counters, kind).items():
             add([name, MEANINGS[section][name.upper()][1]], value)
@@ -153,7 +113,7 @@ def _kernel_counters(reading: Reading) -> Iterator[Metric]:
 
 def _outbound(reading: Reading) -> Iterator[Metric]:
     what = f"Packets of this machine to backends (checks, resets). {meaning('outbound')}"
-    family = _Family(reading)
+    family = Family(reading)
     add = family.counter("limpet_outbound_packets", what, ["outbound", "severity"])
     for name, value in reading.outbound.items():
         add([name, MEANINGS["outbound"][name.upper()][1]], value)
@@ -162,13 +122,13 @@ def _outbound(reading: Reading) -> Iterator[Metric]:
 
 def _vips(reading: Reading) -> Iterator[Metric]:
     for metric, (key, help) in VIP_COUNTERS.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.counter(metric, help, ["vip"])
         for vip in reading.vips:
             add([vip["name"]], vip[key])
         yield family.metric
     for metric, (key, help) in VIP_GAUGES.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.gauge(metric, help, ["vip"])
         for vip in reading.vips:
             add([vip["name"]], vip[key])
@@ -177,19 +137,19 @@ def _vips(reading: Reading) -> Iterator[Metric]:
 
 def _backends(reading: Reading) -> Iterator[Metric]:
     for metric, (key, help) in BACKEND_COUNTERS.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.counter(metric, help, ["backend"])
         for name, backend in _named(reading):
             add([name], backend[key])
         yield family.metric
     for metric, (key, help) in POOL_GAUGES.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.gauge(metric, help, ["backend", "pool"])
         for pool in reading.pools:
             for member in pool["backends"]:
                 add([member["name"], pool["name"]], member[key])
         yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge(
         "limpet_backend_flows",
         "Live flows of a backend; lingering: it was removed",
@@ -198,12 +158,12 @@ def _backends(reading: Reading) -> Iterator[Metric]:
     for name, backend in _named(reading):
         add([name, backend["state"]], backend["flows"])
     yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge("limpet_backend_sessions", "Live sessions of a backend", ["backend"])
     for name, backend in _named(reading):
         add([name], backend["sessions"])
     yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge(
         "limpet_backend_next_hop_resolved",
         "1 if packets are sent straight to the next hop, 0 if through the kernel",
@@ -230,17 +190,17 @@ def _tables(reading: Reading) -> Iterator[Metric]:
         ("limpet_flows", reading.flows, "connection"),
         ("limpet_sessions", reading.sessions, "session"),
     ):
-        family = _Family(reading)
+        family = Family(reading)
         add = family.gauge(metric, f"Used entries of the {table} table by their life", ["state"])
         for life, count in occupancy["by_life"].items():
             add([life], count)
         yield family.metric
-        family = _Family(reading)
+        family = Family(reading)
         entries = metric.removesuffix("s") + "_entries"
         add = family.gauge(entries, f"Entries of the {table} table, used or not", [])
         add([], occupancy["entries"])
         yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge("limpet_table_generation", "Generation of a pool's slot table", ["pool"])
     for pool in reading.pools:
         add([pool["name"]], pool["generation"])
@@ -248,14 +208,14 @@ def _tables(reading: Reading) -> Iterator[Metric]:
 
 
 def _drains(reading: Reading) -> Iterator[Metric]:
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge("limpet_drain", "1 for the state that a drain is in", ["backend", "state"])
     for drain in reading.drains:
         for state in ("draining", "resetting", "drained"):
             add([drain["backend"], state], float(drain["state"] == state))
     yield family.metric
     for metric, (key, help) in DRAIN_GAUGES.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.gauge(metric, help, ["backend"])
         for drain in reading.drains:
             if drain[key] is not None:
@@ -265,12 +225,12 @@ def _drains(reading: Reading) -> Iterator[Metric]:
 
 def _health(reading: Reading) -> Iterator[Metric]:
     for metric, (key, help) in HEALTH_GAUGES.items():
-        family = _Family(reading)
+        family = Family(reading)
         add = family.gauge(metric, help, ["backend", "pool"])
         for row in reading.health:
             add([row["backend"], row["pool"]], float(row[key]))
         yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.counter(
         "limpet_health_changes", "How often a backend went up or down", ["backend", "pool"]
     )
@@ -296,7 +256,7 @@ def _tasks(reading: Reading) -> Iterator[Metric]:
             ("elicited", "answered", "given_up", "failed"),
         ),
     ):
-        family = _Family(reading)
+        family = Family(reading)
         add = family.counter(metric, help, ["result"])
         for result in results:
             add([result], tasks[task][result])
@@ -305,7 +265,7 @@ def _tasks(reading: Reading) -> Iterator[Metric]:
         ("limpet_sweep_duration_seconds", "duration_s", "Duration of the last sweep"),
         ("limpet_sweep_forgotten", "forgotten", "Entries that were remembered for too long"),
     ):
-        family = _Family(reading)
+        family = Family(reading)
         add = (family.gauge if key == "duration_s" else family.counter)(metric, help, [])
         add([], tasks["sweeper"][key])
         yield family.metric
@@ -314,21 +274,41 @@ def _tasks(reading: Reading) -> Iterator[Metric]:
 
 def _hooks(reading: Reading) -> Iterator[Metric]:
     hooks = reading.tasks["hooks"]
-    family = _Family(reading)
+    family = Family(reading)
     add = family.counter("limpet_hooks", "Deliveries to hooks by result", ["hook", "result"])
     for hook, record in hooks.items():
         for result in ("delivered", "failed"):
             add([hook, result], record[result])
     yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge("limpet_hook_pending", "Events that a hook has yet to take", ["hook"])
     for hook, record in hooks.items():
         add([hook], record["pending"])
     yield family.metric
 
 
+def _routes(reading: Reading) -> Iterator[Metric]:
+    """Of what routers are told."""
+    record = reading.tasks["routes"]
+    family = Family(reading)
+    what = "Routes that came and went, changes of peers, failures, and restarts, as they happened"
+    add = family.counter("limpet_announcing", what, ["result"])
+    for name in ANNOUNCING:
+        add([name], record[name])
+    yield family.metric
+    for metric, key, what, label in (
+        ("limpet_route_told", "told", "Who is told of an address: peers, or 1 table", "address"),
+        ("limpet_peer_up", "peers", "1 if the session with a router is up", "peer"),
+    ):
+        family = Family(reading)
+        add = family.gauge(metric, what, [label])
+        for name, value in record.get(key, {}).items():
+            add([name], float(value))
+        yield family.metric
+
+
 def _daemon(reading: Reading) -> Iterator[Metric]:
-    family = _Family(reading)
+    family = Family(reading)
     add = family.counter("limpet_reconcile_passes", "Reconcile passes by result", ["result"])
     for result, count in reading.passes.items():
         add([result], count)
@@ -346,10 +326,10 @@ def _daemon(reading: Reading) -> Iterator[Metric]:
         ),
         ("limpet_revision", "Revision of the intents that are in effect", reading.revision),
     ):
-        family = _Family(reading)
+        family = Family(reading)
         family.gauge(name, help, [])([], value)
         yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     add = family.gauge(
         "limpet_attached",
         "1 if the program is attached to an interface, by mode",
@@ -360,7 +340,7 @@ def _daemon(reading: Reading) -> Iterator[Metric]:
             [attachment["interface"], attachment["mode"] or "none"], float(bool(attachment["mode"]))
         )
     yield family.metric
-    family = _Family(reading)
+    family = Family(reading)
     family.gauge("limpet_build_info", "Version of the daemon", ["version"])([reading.version], 1)
     yield family.metric
 

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The boundary to the kernel's BPF: ELF loading by libbpf, the rest by the bpf(2) system call.
+"""The boundary to the kernel's BPF: maps, pins, links and test runs, by the bpf(2) system call.
 
-libbpf (the shared library that iproute2 depends on) is used only where it is hard to do without: to
-open an object, set its constants and map sizes, and load it. Maps, pins, links and test runs go to
-the kernel directly, so that no behaviour depends on the version of libbpf. The only file that
-imports ctypes.
+Directly, so that no behaviour depends on the version of a library. Objects are loaded by libbpf
+(datapath/elf.py). These two are the only files that import ctypes.
 
-Every failure is a DatapathError that names the step; a missing libbpf or bpffs is Unsupported.
+Every failure is a DatapathError that names the step; a missing bpffs is Unsupported.
 """
 
 import ctypes
-import ctypes.util
 import errno as errnos
 import mmap
 import os
@@ -18,7 +15,6 @@ import platform
 import struct
 import threading
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from limpet.core.errors import DatapathError, Unsupported
@@ -27,6 +23,7 @@ BPFFS = Path("/sys/fs/bpf")
 
 (MAP_LOOKUP, MAP_UPDATE, MAP_DELETE, MAP_NEXT_KEY) = (1, 2, 3, 4)
 (OBJ_PIN, OBJ_GET, TEST_RUN) = (6, 7, 10)
+MAP_UPDATE_BATCH = 26
 (INFO_BY_FD, MAP_LOOKUP_BATCH, LINK_CREATE, LINK_UPDATE, LINK_DETACH) = (15, 24, 28, 29, 34)
 XDP = 37  # enum bpf_attach_type
 F_REPLACE = 4
@@ -36,11 +33,11 @@ TC_ACT_UNSPEC = 0xFFFFFFFF  # a tc program leaves the packet to the next filter
 
 _SYSCALLS = {"x86_64": (321, 324), "aarch64": (280, 283)}
 _MEMBARRIER_GLOBAL = 1
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 def _syscall(number: int, *arguments: object) -> int:
-    return int(_libc.syscall(number, *arguments))
+    return int(libc.syscall(number, *arguments))
 
 
 def _numbers() -> tuple[int, int]:
@@ -55,10 +52,10 @@ def _numbers() -> tuple[int, int]:
 def _bpf(step: str, command: int, attributes: bytes) -> int:
     buffer = ctypes.create_string_buffer(attributes, max(len(attributes), 144))
     result = _syscall(_numbers()[0], command, buffer, len(buffer))
+    number = ctypes.get_errno()
+    _last.attributes = buffer.raw  # of a batch cut short too: how far it came
     if result < 0:
-        number = ctypes.get_errno()
         raise DatapathError(step, number, os.strerror(number))
-    _last.attributes = buffer.raw
     return result
 
 
@@ -188,6 +185,73 @@ def map_lookup_all(fd: int, entries: int, size: int) -> bytes:
     return bytes(values)
 
 
+def map_find(fd: int, key: bytes, size: int) -> bytes | None:
+    """Value of a hash map, None if the key is not there."""
+    name, value = bytearray(key), bytearray(size)
+    try:
+        _bpf(
+            "read map",
+            MAP_LOOKUP,
+            struct.pack("=IxxxxQQQ", fd, _address(name), _address(value), 0),
+        )
+    except DatapathError as error:
+        if error.errno == errnos.ENOENT:
+            return None
+        raise
+    return bytes(value)
+
+
+def map_discard(fd: int, key: bytes) -> bool:
+    """Remove one entry; False if it is not there."""
+    try:
+        map_delete(fd, key)
+    except DatapathError as error:
+        if error.errno == errnos.ENOENT:
+            return False
+        raise
+    return True
+
+
+def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> int:
+    """Write `count` entries of a hash map; how many there was room for."""
+    if not count:
+        return 0
+    names, data = bytearray(keys), bytearray(values)
+    attributes = struct.pack("=QQQQIIQQ", 0, 0, _address(names), _address(data), count, fd, 0, 0)
+    try:
+        _bpf("write map", MAP_UPDATE_BATCH, attributes)
+    except DatapathError as error:
+        if error.errno not in (errnos.E2BIG, errnos.ENOMEM):
+            raise
+    return int(struct.unpack_from("=I", _last.attributes, 32)[0])
+
+
+def map_items(fd: int, key_size: int, value_size: int, step: int) -> tuple[bytes, bytes]:
+    """All keys and all values of a hash map, read `step` or more at a time."""
+    keys, values, position = bytearray(), bytearray(), bytearray(4)
+    is_first, is_end = True, False
+    while not is_end:
+        names, data, after = bytearray(key_size * step), bytearray(value_size * step), bytearray(4)
+        given = 0 if is_first else _address(position)
+        attributes = struct.pack(
+            "=QQQQIIQQ", given, _address(after), _address(names), _address(data), step, fd, 0, 0
+        )
+        try:
+            _bpf("read map", MAP_LOOKUP_BATCH, attributes)
+        except DatapathError as error:
+            if error.errno == errnos.ENOSPC:  # one place of the hash has more than fit
+                step *= 2
+                continue
+            if error.errno != errnos.ENOENT:
+                raise
+            is_end = True
+        (count,) = struct.unpack_from("=I", _last.attributes, 32)
+        keys += names[: count * key_size]
+        values += data[: count * value_size]
+        position, is_first = after, False
+    return bytes(keys), bytes(values)
+
+
 @dataclass(frozen=True)
 class Run:
     """Result of a test run: action, the packet afterwards, mean duration in nanoseconds."""
@@ -280,121 +344,6 @@ def mount_bpffs() -> None:
     """
     if os.path.ismount(BPFFS):
         return
-    if _libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) < 0:
+    if libc.mount(b"bpf", str(BPFFS).encode(), b"bpf", 0, None) < 0:
         number = ctypes.get_errno()
         raise Unsupported(f"cannot mount {BPFFS}: {os.strerror(number)}; limpet needs root")
-
-
-_PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-
-
-@cache
-def _libbpf() -> ctypes.CDLL:
-    try:
-        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    except OSError as error:
-        raise Unsupported(
-            f"libbpf.so.1 is missing (Debian: apt install libbpf1): {error}"
-        ) from None
-    pointer, text = ctypes.c_void_p, ctypes.c_char_p
-    library.bpf_object__open_mem.restype = pointer
-    library.bpf_object__open_mem.argtypes = [pointer, ctypes.c_size_t, pointer]
-    library.bpf_object__load.argtypes = [pointer]
-    library.bpf_object__close.argtypes = [pointer]
-    for name in ("map", "program"):
-        find = getattr(library, f"bpf_object__find_{name}_by_name")
-        find.restype, find.argtypes = pointer, [pointer, text]
-        getattr(library, f"bpf_{name}__fd").argtypes = [pointer]
-    library.bpf_map__set_max_entries.argtypes = [pointer, ctypes.c_uint32]
-    library.bpf_map__reuse_fd.argtypes = [pointer, ctypes.c_int]
-    library.bpf_map__set_initial_value.argtypes = [pointer, pointer, ctypes.c_size_t]
-    return library
-
-
-INFORMATION = 1  # level of libbpf's messages; above it is what it does step by step, in hundreds
-LOG_MAX = 16 << 20  # the verifier's log comes as one message
-_log: list[str] = []
-
-
-def _collect(level: int, form: bytes, arguments: int) -> int:
-    if level > INFORMATION:
-        return 0
-    buffer = ctypes.create_string_buffer(LOG_MAX)
-    _libc.vsnprintf(buffer, len(buffer), form, ctypes.c_void_p(arguments))
-    _log.append("\n".join(buffer.value.decode(errors="replace").rstrip().splitlines()[-40:]))
-    return 0
-
-
-_print = _PRINT(_collect)  # kept, so that libbpf may call it as long as this process lives
-
-
-class Object:
-    """A BPF object file: open, set constants and sizes, load; then use its descriptors.
-
-    Descriptors belong to the object and end with `close`; keep one longer with os.dup.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._data = path.read_bytes()
-        self._library = _libbpf()
-        self._library.libbpf_set_print(_print)
-        _log.clear()
-        self._handle = self._library.bpf_object__open_mem(self._data, len(self._data), None)
-        if not self._handle:
-            raise DatapathError(f"open {path.name}", ctypes.get_errno(), "\n".join(_log[-5:]))
-        self._name = path.name
-
-    def _check(self, step: str, result: int) -> None:
-        if result:
-            detail = "\n".join(_log[-30:])
-            raise DatapathError(f"{step} {self._name}", -result, detail or os.strerror(-result))
-
-    def _map(self, name: str) -> int:
-        found = self._library.bpf_object__find_map_by_name(self._handle, name.encode())
-        if not found:
-            raise DatapathError(f"find map {name} in {self._name}", errnos.ENOENT, "no such map")
-        return int(found)
-
-    def has_map(self, name: str) -> bool:
-        return bool(self._library.bpf_object__find_map_by_name(self._handle, name.encode()))
-
-    def set_constants(self, value: bytes) -> None:
-        """Set the read-only data; its size must be exactly that of the program's constants."""
-        step = f"set the constants ({len(value)} bytes) of"
-        self._check(
-            step, self._library.bpf_map__set_initial_value(self._map(".rodata"), value, len(value))
-        )
-
-    def resize(self, name: str, entries: int) -> None:
-        """Set how many entries a map will be made with."""
-        self._check(
-            f"resize {name} of", self._library.bpf_map__set_max_entries(self._map(name), entries)
-        )
-
-    def reuse(self, name: str, fd: int) -> None:
-        """Use an existing map instead of making one."""
-        self._check(f"reuse map {name} in", self._library.bpf_map__reuse_fd(self._map(name), fd))
-
-    def load(self) -> None:
-        """Give all to the kernel; DatapathError carries the end of the verifier's log."""
-        _log.clear()
-        self._check("load", self._library.bpf_object__load(self._handle))
-
-    def map_fd(self, name: str) -> int:
-        """Descriptor of a map."""
-        return int(self._library.bpf_map__fd(self._map(name)))
-
-    def program_fd(self, name: str) -> int:
-        """Descriptor of a program."""
-        found = self._library.bpf_object__find_program_by_name(self._handle, name.encode())
-        if not found:
-            raise DatapathError(
-                f"find program {name} in {self._name}", errnos.ENOENT, "no such program"
-            )
-        return int(self._library.bpf_program__fd(found))
-
-    def close(self) -> None:
-        """Free the object and its descriptors."""
-        if self._handle:
-            self._library.bpf_object__close(self._handle)
-            self._handle = None

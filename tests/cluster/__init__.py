@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Directors of one cluster, as daemons."""

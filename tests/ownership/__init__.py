@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ownership queries: from the pure core to packets between namespaces."""
