@@ -123,13 +123,17 @@ def _build(lab: str, topology: Topology) -> State:
 @contextlib.contextmanager
 def _undone_on_failure(lab: str) -> Iterator[None]:
     """Remove everything when the body fails or the command is told to stop."""
+    told: list[str] = []
 
     def stop(number: int, _frame: object) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        told.append(signal.Signals(number).name)
+        raise KeyboardInterrupt(told[-1])
 
     before = {number: signal.signal(number, stop) for number in STOP_SIGNALS}
     try:
         yield
+        if told:  # what is raised in a destructor is only printed
+            raise KeyboardInterrupt(told[-1])
     except BaseException:
         with _uninterrupted():
             _remove_hosts(lab, _recorded(lab))
