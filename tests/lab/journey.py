@@ -168,7 +168,8 @@ class Journey:
         with ExitStack() as undone:
             if act in PREPARED:
                 self.prepare_pool(undone)
-            with self.stage.all_stay(held, may_stray=may_stray):
+            newest_may_go = self.affinity == "flow" and act in LOSSES
+            with self.stage.all_stay(held, may_stray, newest_may_go=newest_may_go):
                 act(self, undone)
             self.work_goes_on(working)
         # Taken back under the same sessions; those who were added know nobody any more.
@@ -343,6 +344,9 @@ SCENARIOS = {
         store_parted_in_shift,
     )
 }
+
+# Of each connection a session of its own, it alone knew those that began a moment ago.
+LOSSES = (loss_of_director, director_killed_in_shift)
 
 # Programs ask themselves whether they listen yet: a closed port answers with a RST.
 PREPARED = (everything_at_once,)

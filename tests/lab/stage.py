@@ -37,8 +37,9 @@ HEALTH: dict[str, JsonValue] = {
     "rise": 1,
     "fall": 2,
 }
-UNTIL_S = 10.0
+UNTIL_S = 60.0  # on a machine that is busy with other labs; it ends when it holds
 AGAIN_PER_S = 60
+NEWEST_MAX = AGAIN_PER_S // 5  # packets of the further connections of a moment
 
 
 def staged(
@@ -209,17 +210,22 @@ class Stage:
         return by_backend
 
     @contextlib.contextmanager
-    def all_stay(self, held: HeldSessions, may_stray: tuple[str, ...] = ()) -> Iterator[None]:
+    def all_stay(
+        self, held: HeldSessions, may_stray: tuple[str, ...] = (), *, newest_may_go: bool = False
+    ) -> Iterator[None]:
         """Whatever the body does, no session breaks, and none is known where it does not belong.
 
         Further connections of its clients reach its backend too, but for sessions of those that
-        `may_stray`. Each client has come again at least once after the body.
+        `may_stray`. Each client has come again at least once after the body. `newest_may_go`: the
+        body takes a machine away, and with it what it has not told anybody yet, of the further
+        connections of the last moment; a few of their packets may meet a backend of which they
+        are not.
         """
         resets = self.resets()
         yield
         came = held.fresh()["agains"]
         number = held.report()["alive"]
-        self.until(lambda: held.report()["agains"] >= came + number)
+        self.until(lambda: held.report()["agains"] >= came + number, see=held.report)
         after = held.settle()
         assert (after["broken"], after["alive"]) == ([], len(after["rows"]))
         strays = [row for row in after["rows"] if row["strays"] and row["backend"] not in may_stray]
@@ -227,7 +233,7 @@ class Stage:
         self.agree(after["rows"])
         sent = self.resets()  # those that came meanwhile began with none
         rose = {name: sent[name] - resets.get(name, 0) for name in sent}
-        assert rose == dict.fromkeys(sent, 0), rose
+        assert sum(rose.values()) <= (NEWEST_MAX if newest_may_go else 0), rose
 
     def agree(self, rows: list[dict[str, Any]]) -> None:
         """Each live session is known to the server that its client names, and to no other one."""
