@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who is asked when, when a question is over, and which answer counts; without sockets or time."""
 
-from itertools import count
+from itertools import accumulate, count
 
 import numpy as np
 import pytest
@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from limpet.core import ownership
 from limpet.core.ownership import ANSWER, QUESTION, Known, Records
 from limpet.core.remembered import Remembered
-from limpet.daemon.ownership.asking import GIVE_UP_S, RETRIES_S, Asking, Steps
+from limpet.daemon.ownership.asking import HASTY, PATIENCE_S, PAUSES_S, Asking, Steps
 from limpet.daemon.ownership.budget import Budget
 from limpet.daemon.ownership.holding import WAITING_MAX, WAITING_OF_FLOW_MAX, Holding, Packet
 from limpet.daemon.ownership.peers import SILENT_S, Peers
 
 NOW = 1_000.0
+AGAIN_S = tuple(accumulate(PAUSES_S[:-1]))  # when a peer is asked again
 
 
 def answer(known: Known, backend: int = 0, idle_ms: int = 0, generation: int = 0) -> Records:
@@ -95,20 +96,65 @@ def test_everybody_is_asked_at_once_and_who_is_silent_again_then_it_is_given_up(
     assert heard is not None
     assert not heard.decided
     numbers = {first.number}
-    for at in RETRIES_S:
+    for at in AGAIN_S:
         assert world.asking.next_at() == pytest.approx(NOW + at)
         assert not world.due(NOW + at - 0.001).sendings
-        (again,) = world.due(NOW + at).sendings
+        (again,) = world.due(NOW + at + 1e-9).sendings
         assert again.peers == ("c",)
         assert again.is_again
         assert again.number not in numbers
         numbers.add(again.number)
-    assert not world.due(NOW + GIVE_UP_S - 0.001).decided
-    (over,) = world.due(NOW + GIVE_UP_S).decided
-    assert over.is_given_up
+    assert not world.due(NOW + PATIENCE_S - 0.001).decided
+    (over,) = world.due(NOW + PATIENCE_S + 0.001).decided
+    assert (over.is_given_up, over.is_hurried) == (True, False)
     assert over.answers["backend"].tolist() == [5]
     assert world.asking.next_at() == float("inf")
     assert not world.asking._groups
+
+
+def test_answer_that_comes_late_counts() -> None:
+    """A peer whose machine stalls for half a second owns the flow all the same."""
+    world = World("b")
+    (first,) = world.ask().sendings
+    for at in AGAIN_S[:4]:
+        assert not world.due(NOW + at + 1e-9).decided
+    steps = world.asking.hear("b", first.number, answer(Known.OPEN, 3))
+    assert steps is not None
+    assert steps.decided[0].answers["backend"].tolist() == [3]
+    assert not steps.decided[0].is_given_up
+
+
+def test_who_has_long_been_silent_is_waited_for_shortly() -> None:
+    """Also if nobody else is there to answer, or who else is there has answered."""
+    for names in (("c",), ("b", "c")):
+        world = World(*names)
+        (first,) = world.ask().sendings
+        world.asking.hear("b", first.number, answer(Known.NOTHING))
+        later = NOW + SILENT_S - AGAIN_S[0]
+        (second,) = world.ask(now=later).sendings  # c still counts as one who speaks
+        world.asking.hear("b", second.number, answer(Known.NOTHING))
+        decided = [each for at in AGAIN_S[:HASTY] for each in world.due(later + at + 1e-9).decided]
+        assert [each.is_given_up for each in decided] == [True, True]
+        assert not world.asking._groups
+
+
+def test_crowd_waits_for_nobody_who_is_slow() -> None:
+    world = World("b")
+    world.ask()
+    for at in AGAIN_S[: HASTY - 1]:
+        assert not world.asking.due(NOW + at + 1e-9, 100, is_hurried=True).decided
+    (over,) = world.asking.due(NOW + AGAIN_S[HASTY - 1] + 1e-9, 100, is_hurried=True).decided
+    assert (over.is_given_up, over.is_hurried) == (True, True)
+
+
+def test_stall_of_this_process_is_nobodys_silence() -> None:
+    """All pauses have passed unnoticed: the peer is asked again before it is given up."""
+    world = World("b")
+    world.ask()
+    world.peers.heard("b")
+    later = NOW + 10 * PATIENCE_S
+    assert len(world.due(later).sendings) == 1
+    assert world.asking.next_at() > later
 
 
 def test_all_have_answered_is_the_end_of_it() -> None:
@@ -139,7 +185,7 @@ def test_open_flow_is_decided_by_one_answer_and_the_others_of_its_datagram_wait(
 def test_answer_to_any_of_its_datagrams_counts_but_only_one_of_each_director() -> None:
     world = World("b", "c")
     world.ask()
-    (again,) = world.due(NOW + RETRIES_S[0]).sendings
+    (again,) = world.due(NOW + AGAIN_S[0]).sendings
     assert world.asking.hear("b", again.number, answer(Known.NOTHING)) is not None
     assert world.asking.hear("b", 1, answer(Known.OPEN, 3)) is None
     assert world.asking.hear("x", 1, answer(Known.OPEN, 3)) is None
@@ -193,8 +239,9 @@ def test_every_question_is_decided_exactly_once(
         decided += sum(len(each.questions) for each in (steps or Steps()).decided)
         now += 0.01
         decided += sum(len(each.questions) for each in world.due(now).decided)
-    for _ in range(4):
-        decided += sum(len(each.questions) for each in world.due(now + 1).decided)
+    for _ in PAUSES_S:
+        now += PATIENCE_S
+        decided += sum(len(each.questions) for each in world.due(now).decided)
     assert decided == asked
     assert not world.asking._groups
     assert world.asking.next_at() == float("inf")
@@ -214,6 +261,15 @@ def test_packets_that_wait_are_bounded_by_flow_and_in_total() -> None:
     holding.ready.clear()
     assert holding.drop(b"1") == WAITING_OF_FLOW_MAX
     assert holding.room == 2 * WAITING_OF_FLOW_MAX
+
+
+def test_a_quarter_of_all_that_may_wait_is_a_crowd() -> None:
+    holding = Holding()
+    for i in range(WAITING_MAX // 4):
+        holding.add(b"%d" % i, Packet(b"", 1))
+    assert not holding.is_crowded
+    holding.add(b"one more", Packet(b"", 1))
+    assert holding.is_crowded
 
 
 @given(st.lists(st.tuples(st.floats(0, 0.05), st.floats(0, 0.05)), max_size=40))

@@ -23,6 +23,9 @@ GRACE_S, FLOW_S = 1_500.0, 300.0  # as daemon/directory/placement.py has them
 SKEW_S = 10.0  # by which the clock of whoever is overruled may be ahead
 ALL_LEFT_S = 60.0  # that an owner's answer stays
 REMEMBERED = 1_024  # reports and versions, which are the same over and over
+SILENT_S = (
+    1.0  # after which a director that does not answer is not waited for (daemon/ownership/peers.py)
+)
 ORPHAN_S = 1.0  # that a flow which nobody knows is not asked for again
 
 
@@ -73,6 +76,7 @@ class Director:
     is_flushing: bool = False
     watermarks: list[int] = field(default_factory=list)
     questions: dict[Flow, Question] = field(default_factory=dict)
+    unheard: dict[int, float] = field(default_factory=dict)  # director -> since when
 
     @property
     def is_online(self) -> bool:
@@ -155,6 +159,10 @@ class Director:
         self.path.load(plans.image(self.current, following, str(self.pop), now, is_cut_off=cut))
 
     # --- Answers ---------------------------------------------------------------------------------
+
+    def is_answered_by(self, peers: set[int], now: float) -> bool:
+        """Whether one of them is likely to answer yet."""
+        return any(now - self.unheard.get(peer, now) <= SILENT_S for peer in peers)
 
     def decide(self, flow: Flow, question: Question, now: float) -> None:
         """Write down what is known of a flow that was asked for."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ownership queries of the simulation: a held packet, a question to all others, an answer.
 
-All peers are asked at once, again after 20 and 60 ms whoever is silent, and given up after 150 ms;
-a flow that is seen to be open ends it at once. Of several answers the best counts, in the order of
-core/ownership.py. Messages have a delay, are lost, and do not pass a cut.
+All peers are asked at once, and with growing pauses again whoever has not answered; it is given up
+after 150 ms if none of these speaks, else after a second. A flow that is seen to be open ends it at
+once. Of several answers the best counts, in the order of core/ownership.py. Messages have a delay,
+are lost, and do not pass a cut.
 """
 
 from itertools import count
@@ -18,8 +19,8 @@ from limpet.sim.director import Director, Question
 if TYPE_CHECKING:
     from limpet.sim.world import World
 
-RETRIES_S = (0.0, 0.020, 0.060)  # as daemon/ownership/asking.py has them
-GIVE_UP_S = 0.150
+ASKED_S = (0.0, 0.020, 0.060, 0.150, 0.300, 0.600)  # as daemon/ownership/asking.py has them
+HASTY, PATIENCE_S = 3, 1.0  # times that silent directors are asked; how long others are waited for
 
 
 class Questions:
@@ -44,21 +45,33 @@ class Questions:
         question = Question(next(self._numbers), world.now, [kind], peers)
         director.questions[c.flow] = question
         self._waiting[question.number] = [c]
-        for seconds in RETRIES_S:
-            world.after(seconds, self._ask, director, c.flow, question)
-        world.after(GIVE_UP_S, self._give_up, director, c.flow, question)
+        self._ask(director, c.flow, question, 0)
 
     def _is_open(self, director: Director, flow: tuple[int, int], question: Question) -> bool:
         return director.questions.get(flow) is question
 
-    def _ask(self, director: Director, flow: tuple[int, int], question: Question) -> None:
+    def _ask(
+        self, director: Director, flow: tuple[int, int], question: Question, times: int
+    ) -> None:
+        """Ask those who are left; if it is time for that, give them up."""
         world = self._world
         if not self._is_open(director, flow, question):
             return
+        if times >= HASTY and not director.is_answered_by(question.left, world.now):
+            self._end(director, flow, question)
+            return
         for number in sorted(question.left):
+            director.unheard.setdefault(number, world.now)
             if world.rng.random() >= world.scenario.loss:
                 peer = world.directors[number]
                 world.after(world.delay(), self._answer, director, peer, flow, question)
+        times += 1
+        if times < len(ASKED_S):
+            wait_s = ASKED_S[times] - ASKED_S[times - 1]
+            world.after(wait_s, self._ask, director, flow, question, times)
+        else:
+            wait_s = PATIENCE_S - ASKED_S[-1]
+            world.after(wait_s, self._give_up, director, flow, question)
 
     def _answer(
         self, director: Director, peer: Director, flow: tuple[int, int], question: Question
@@ -80,6 +93,7 @@ class Questions:
         question: Question,
         found: tuple[int, float, int],
     ) -> None:
+        director.unheard.pop(peer.number, None)
         if not self._is_open(director, flow, question) or not director.has_daemon:
             return
         question.left.discard(peer.number)
@@ -113,3 +127,4 @@ class Questions:
             for c in self._waiting.pop(question.number):
                 self._world.send_again(c)
         director.questions.clear()
+        director.unheard.clear()

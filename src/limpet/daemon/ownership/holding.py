@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 WAITING_OF_FLOW_MAX = 8
 WAITING_MAX = 4_096
+CROWD = WAITING_MAX // 4  # packets; with more, nobody is waited for that is slow to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class Holding:
     def room(self) -> int:
         """How many more may come."""
         return max(0, WAITING_MAX - self.count - len(self.ready))
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether those that wait are so many that others may soon find no room."""
+        return self.count > CROWD
 
     def add(self, flow: bytes, packet: Packet) -> bool:
         """Have it wait; False: it cannot, and is gone."""

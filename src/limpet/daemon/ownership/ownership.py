@@ -232,6 +232,7 @@ class Ownership:
     def _settle(self, decided: Decided) -> None:
         """Write the answers, then let the packets go on."""
         self.counts.given_up += len(decided.questions) * decided.is_given_up
+        self.counts.hurried += len(decided.questions) * decided.is_hurried
         self.counts.without_silent += len(decided.questions) * decided.is_without_silent
         keys = _keys(decided.questions)
         written = self._verdicts.settle(keys, decided.questions, decided.answers, time.monotonic())
@@ -265,7 +266,8 @@ class Ownership:
     def _wake(self) -> None:
         self._timer = None
         began = time.monotonic()
-        self._do(self._asking.due(began, GROUPS_A_SLICE))
+        is_hurried = self._holding.is_crowded
+        self._do(self._asking.due(began, GROUPS_A_SLICE, is_hurried=is_hurried))
         self._end_slice(began)
 
     # --- Datagrams --------------------------------------------------------------------------------

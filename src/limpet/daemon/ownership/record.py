@@ -23,6 +23,7 @@ class Record:
     owned: int = 0  # flows whose owner was found
     orphaned: int = 0  # flows that no director knows
     given_up: int = 0  # flows decided although a director had not answered in time
+    hurried: int = 0  # of these, those that would have been waited for if fewer packets waited
     without_silent: int = 0  # flows decided without directors that have been silent for longer
     backend_unknown: int = 0  # answers that name a backend which is not known here
     directory_full: int = 0  # packets dropped: there was no room for what was answered
