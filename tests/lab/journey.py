@@ -25,11 +25,11 @@ from limpet.lab.apps.application import ApplicationServer, ApplicationSession
 from limpet.lab.desired import desire
 from limpet.lab.impairment import Impairment
 from limpet.lab.sessions import HeldSessions
-from limpet.lab.topology import Host, Topology
+from limpet.lab.topology import Host, Role, Topology
 
 from . import outcomes
 from .conftest import Report
-from .observe import PORT
+from .observe import PORT, figures
 from .stage import AGAIN_PER_S, HEALTH, Stage
 
 SESSIONS = 200
@@ -199,6 +199,10 @@ class Journey:
         """What became of the sessions is a line of the table, however the body ends."""
         try:
             yield
+        except Exception:
+            for director in state.read(self.lab).topology.hosts(Role.DIRECTOR):
+                report(f"{what}: {director.name}: {figures(self.lab, director.name)}")
+            raise
         finally:
             seen = held.report()
             gaps = [int(row["longest_gap_ms"]) for row in seen.get("rows", [])]

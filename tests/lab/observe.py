@@ -15,6 +15,7 @@ from typing import Any
 
 from limpet.api.client import Client
 from limpet.api.places import places
+from limpet.core.errors import LimpetError
 from limpet.core.model import Address
 from limpet.lab import namespace
 from limpet.lab.state import State
@@ -24,6 +25,7 @@ BACKENDS = ("b1", "b2", "b3")
 PORT, UDP_PORT, BULK_PORT = 7_000, 7_001, 7_002
 ETH_P_ALL, ETH_P_IPV4, ETH_P_IPV6 = 3, 0x0800, 0x86DD
 ETHERNET = 14
+MEMBER = ("cluster", "directory", "ownership")  # parts of the status of a director in a cluster
 
 
 def director(lab: str) -> Client:
@@ -37,6 +39,19 @@ def counters(lab: str) -> Counter[str]:
     found = Counter({row["name"]: row["value"] for row in rows})
     assert len(found) == len(rows)
     return found
+
+
+def figures(lab: str, name: str) -> dict[str, object]:
+    """All that a director counted and that is not 0, for who reads of a failure."""
+    client = Client(places(f"{lab}-{name}").socket)
+    try:
+        read, status = client.get("/v1/counters"), client.get("/v1/status")
+    except LimpetError as error:
+        return {"error": str(error)}
+    found = {row["name"]: row["value"] for kind in ("rungs", "events") for row in read[kind]}
+    for part in MEMBER:
+        found |= {f"{part}.{name}": value for name, value in status.get(part, {}).items()}
+    return {name: value for name, value in found.items() if value}
 
 
 class Moved(Counter[str]):
