@@ -68,6 +68,7 @@ def test_ten_minutes_without_the_store(
     two.takes_over()
     assert two.forwarded(PORTS) == before, "it starts with what it was told last"
     assert two.shares() == one.shares()
+    assert two.get("/v1/status")["ownership"]["peers"] == 1, "it knows whom to ask for flows"
 
     start()
     one.wait_for(lambda: not is_degraded(one) and not is_degraded(two), wait_s=20)

@@ -156,6 +156,38 @@ def test_director_whose_machine_stalls_is_waited_for(two: list[Director]) -> Non
     asyncio.run(scenario())
 
 
+def test_packets_wait_until_it_is_known_whom_to_ask(two: list[Director]) -> None:
+    """A daemon has just started, and has not read yet who is there."""
+    a, b = two
+
+    async def scenario() -> None:
+        first, second = a.ownership(), b.ownership()
+        second.peers({"a": first.address})
+        b.run(SYN, ACK)
+        a.run(ACK)
+        async with running(first, second):
+            await asyncio.sleep(0.2)
+            assert first.record()["held"] == 0
+            first.peers({"b": second.address})
+            record = await until(first, injected=1)
+        assert (record["owned"], record["orphaned"], record["alone"]) == (1, 0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_who_does_not_learn_whom_to_ask_decides_alone(two: list[Director]) -> None:
+    a, _ = two
+
+    async def scenario() -> None:
+        first = a.ownership()
+        a.run(ACK)
+        async with running(first):
+            record = await until(first, injected=1)
+        assert (record["orphaned"], record["alone"]) == (1, 1)
+
+    asyncio.run(scenario())
+
+
 def test_director_that_is_gone_costs_a_second_and_later_nothing(two: list[Director]) -> None:
     """Flows that nobody knows are decided without it, once it has been silent for a second."""
     a, b = two

@@ -7,6 +7,7 @@ kernel forwards already by what it cannot know: then it does not start, and the 
 """
 
 import asyncio
+import functools
 import stat
 import time
 from collections.abc import Callable, Coroutine
@@ -23,6 +24,7 @@ from limpet.core.errors import ConfigError, LimpetError, Problem, Unavailable, u
 from limpet.core.model import Desired
 from limpet.daemon import agreed as agreed_of
 from limpet.daemon.agreed import Agreed
+from limpet.daemon.cluster import peering
 from limpet.daemon.cluster.changes import Changes
 from limpet.daemon.cluster.leading import Leading
 from limpet.daemon.cluster.membership import Membership
@@ -41,7 +43,7 @@ from limpet.store.state import State
 FIRST_LOOK_S = 5.0  # that a director without a past waits for the store
 RETRY_S = 0.2
 KEY_BYTES_MIN = 32
-PEERS_S = 0.5  # between two looks at who can be asked
+Task = Callable[[], Coroutine[object, object, None]]
 log = structlog.get_logger()
 
 
@@ -68,12 +70,14 @@ class Company:
         self.tidying = Tidying(self.store, member.sight, member.record, member.name)
         self.changes = Changes(self.member, digest)
         self._reconciler, self._pacing = reconciler, pacing
+        self._peering = peering.Peering(self.member.sight, pacing)
         self.ownership: Ownership | None = None
 
     # --- Start ----------------------------------------------------------------------------------
 
     async def desired(self, state: State) -> Desired:
         """What is to be served from the first pass on. Raises Unavailable if nobody knows."""
+        await self._peering.recall(state)
         kept = await self._pacing.call(lambda: state.kept(Agreed.KEPT))
         found = agreed_of.decode(kept) if kept is not None else await self._first_look()
         if found is None:
@@ -118,7 +122,7 @@ class Company:
             name=name,
             cluster=cluster.name,
             key=self._secret,
-            listen=_endpoint(cluster.listen),
+            listen=peering.endpoint(cluster.listen),
             generation=lambda: self.member.me.current.generation,
         )
         self._reconciler.reached = self.member.place
@@ -126,20 +130,13 @@ class Company:
 
     # --- Tasks ----------------------------------------------------------------------------------
 
-    def tasks(self) -> list[Callable[[], Coroutine[object, object, None]]]:
+    def tasks(self) -> list[Task]:
         assert self.member.directory is not None, "begin comes first"
         assert self.ownership is not None, "begin comes first"
-        mine = [self.leading.run, self.tidying.run, self._name_peers]
+        name_peers = functools.partial(self._peering.run, self.ownership)
+        mine: list[Task] = [self.leading.run, self.tidying.run, name_peers]
         parts = [self.member.directory.run, self.ownership.run]
         return [*self.member.tasks(), *mine, *parts]
-
-    async def _name_peers(self) -> None:
-        """Who can be asked: everybody who has reported, also those not heard of for a while."""
-        assert self.ownership is not None, "begin comes first"
-        while True:
-            reports = [seen.report for seen in self.member.sight.reports.values()]
-            self.ownership.peers({r.name: _endpoint(r.listen) for r in reports if r.listen})
-            await asyncio.sleep(PEERS_S)
 
     def records(self) -> dict[str, Json]:
         """Counters of all parts, by part."""
@@ -159,11 +156,6 @@ class Company:
 
     async def close(self) -> None:
         await self.store.close()
-
-
-def _endpoint(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    return host.strip("[]"), int(port)
 
 
 def secret_of(path: Path) -> bytes:

@@ -46,6 +46,7 @@ GROUPS_A_SLICE = 2
 PACKETS_A_SLICE = 64  # given back
 FORGET_PERIOD_S = 0.05
 FORGET_SLICE_S = 0.004
+INTRODUCTION_S = 2.0  # that packets wait at the start for somebody who can be asked
 STALE_TICKS = 12  # about 3 s: who sent such a packet has sent it again since
 PAUSE_S = 0.005
 
@@ -86,6 +87,7 @@ class Ownership:
         self._most = questions_max(name)
         self._ring: Ring | None = None
         self._is_reading = False
+        self._is_introduced = False  # peers are known, be it that there are none
         self._timer: asyncio.TimerHandle | None = None
         self._failed: asyncio.Future[None]
 
@@ -99,6 +101,9 @@ class Ownership:
     def peers(self, addresses: Mapping[str, Address]) -> None:
         """The other directors, from now on, by name; our own name among them is left out."""
         self._peers.update({who: at for who, at in addresses.items() if who != self._name})
+        if not self._is_introduced:
+            self._is_introduced = True
+            self._resume()
 
     def answer(self, question: np.void) -> np.void:
         """What this director knows: ANSWER to one QUESTION."""
@@ -123,7 +128,10 @@ class Ownership:
         self._verdicts.forget_all()
         self._ring = self._kernel.held()
         loop.add_reader(self._endpoint.fd, self._call, self._hear)
-        self._resume()
+        if self._is_introduced:
+            self._resume()
+        else:
+            loop.call_later(INTRODUCTION_S, self._resume)
         try:
             while not (await asyncio.wait([self._failed], timeout=FORGET_PERIOD_S))[0]:
                 self._forget()
@@ -232,6 +240,7 @@ class Ownership:
     def _settle(self, decided: Decided) -> None:
         """Write the answers, then let the packets go on."""
         self.counts.given_up += len(decided.questions) * decided.is_given_up
+        self.counts.alone += len(decided.questions) * (not self._peers.addresses)
         self.counts.hurried += len(decided.questions) * decided.is_hurried
         self.counts.without_silent += len(decided.questions) * decided.is_without_silent
         keys = _keys(decided.questions)

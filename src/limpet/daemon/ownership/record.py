@@ -25,6 +25,7 @@ class Record:
     given_up: int = 0  # flows decided although a director had not answered in time
     hurried: int = 0  # of these, those that would have been waited for if fewer packets waited
     without_silent: int = 0  # flows decided without directors that have been silent for longer
+    alone: int = 0  # flows decided without asking: no other director is known
     backend_unknown: int = 0  # answers that name a backend which is not known here
     directory_full: int = 0  # packets dropped: there was no room for what was answered
     injected: int = 0  # packets that took the ladder again
