@@ -31,7 +31,7 @@ demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the la
 	@$(LIMPET) lab demo $(STORY) $(if $(KEEP),--keep)
 
 test: setup lint ## All tests: unit, property, golden packets, kernel, lab (JOBS=2 at a time)
-	@$(PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	@tools/test.sh $(JOBS) $(TESTS)
 
 soak: setup ## Random sequences under live sessions, 100 of them (SEED=17 N=1: one again); programs; no store; sim
 	@SEED=$(or $(SEED),1) N=$(or $(N),100) $(PYTHON) -m pytest tests/lab/test_sequences.py -q
