@@ -36,7 +36,7 @@ test: setup lint ## All tests: unit, property, golden packets, kernel, lab (JOBS
 soak: setup ## Random sequences under live sessions, 100 of them (SEED=17 N=1: one again); programs; no store; sim
 	@SEED=$(or $(SEED),1) N=$(or $(N),100) $(PYTHON) -m pytest tests/lab/test_sequences.py -q
 	@$(if $(SEED)$(N),:,SOAK=1 $(PYTHON) -m pytest tests/lab/test_programs.py tests/lab/test_store_outage.py tests/lab/test_three_pop.py tests/lab/test_ack_flood.py -q)
-	@$(if $(SEED)$(N),:,$(LIMPET) sim run rough --seeds 1000 && $(LIMPET) sim exhaustive --depth 5)
+	@$(if $(SEED)$(N),:,$(LIMPET) sim run rough --seeds 1000 && $(LIMPET) sim exhaustive --depth 5 && $(LIMPET) sim exhaustive --depth 6 --every-step)
 
 test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted under qemu
 	@$(PYTHON) -m tools.kernels -- $(KERNEL_TESTS)

@@ -81,6 +81,9 @@ def exhaustive(
     depth: Annotated[
         int, typer.Option("--depth", min=1, max=6, help="Steps of people, clients and faults.")
     ] = 4,
+    every_step: Annotated[
+        bool, typer.Option("--every-step", help="Steps of the protocol count, too.")
+    ] = False,
     leave_out: Annotated[
         str,
         typer.Option("--leave-out", help="A part of the protocol, to see that it is missed."),
@@ -89,8 +92,10 @@ def exhaustive(
 ) -> None:
     """Explore all interleavings of a small world. Status 1 if a promise is broken."""
     from limpet.sim import exhaustive as search
+    from limpet.sim import interleaving
 
-    found = search.explore_at_once(depth, search.part(leave_out))
+    explore = interleaving.explore if every_step else search.explore_at_once
+    found = explore(depth, search.part(leave_out))
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2))
     else:
