@@ -138,7 +138,7 @@ class SessionTable:
         )
         self._idle_limit = idle_limit
         self._buckets: dict[int, Bucket] = defaultdict(Bucket)
-        self._in_order: list[Bucket] = []
+        self._by_place: dict[tuple[int, int], Session] = {}  # the same: bucket and way
         self.loads: Counter[int] = Counter()  # live sessions by backend
 
     # --- Lookup ---------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ class SessionTable:
         session = Session(key, bucket, way, is_second, backend, since=now, seen=now)
         # Flows of the same session that nobody has seen to end yet will be taken off.
         session.flows = 0 if known is None else max(0, known.flows)
-        self._buckets[bucket].places[way] = session
+        self._buckets[bucket].places[way] = self._by_place[bucket, way] = session
         self.add_load(backend, 1)
         return session, [*events, Event.SESSION_CREATED]
 
@@ -247,14 +247,13 @@ class SessionTable:
     def forget(self, session: Session) -> None:
         """Empty its place."""
         self._buckets[session.bucket].places[session.way] = None
+        del self._by_place[session.bucket, session.way]
 
     # --- Contents -------------------------------------------------------------------------------
 
     def entries(self) -> list[Session]:
-        """All sessions, in table order."""
-        if len(self._in_order) < len(self._buckets):
-            self._in_order = [bucket for _, bucket in sorted(self._buckets.items())]
-        return [s for bucket in self._in_order for s in bucket.places if s is not None]
+        """All sessions, in no order to rely on."""
+        return [*self._by_place.values()]
 
     def rows(self) -> Iterator[tuple[int, int, Session | None, bool]]:
         """(bucket, way, session, spill mark) of every place that is not zero in the kernel."""

@@ -178,7 +178,7 @@ class ConnectionTable:
         self._key, self._mask = settings.flow_key, settings.bucket_mask
         self._idle_limit = idle_limit
         self._buckets: dict[int, Bucket] = defaultdict(Bucket)
-        self._in_order: list[Bucket] = []
+        self._by_place: dict[tuple[int, int], Entry] = {}  # the same: bucket and way
 
     # --- Names ----------------------------------------------------------------------------------
 
@@ -300,13 +300,14 @@ class ConnectionTable:
             self._buckets[flow.first].spilled.add(flow.half)
         places = self._buckets[room.bucket].places
         before = places[room.way]
-        places[room.way] = Entry(
+        entry = Entry(
             flow.id,
             flow.vip,
             flow.check,
             *(state.backend, state.life, now % TICKS, state.session),
             *(p.client, p.client_port, (room.bucket, room.way)),
         )
+        places[room.way] = self._by_place[entry.place] = entry
         events.append(Event.FLOW_CREATED)
         if room.rank in EVICTED:
             events.append(EVICTED[room.rank])
@@ -316,6 +317,7 @@ class ConnectionTable:
         """Empty its place."""
         bucket, way = entry.place
         self._buckets[bucket].places[way] = None
+        del self._by_place[entry.place]
 
     def _room(self, flow: Flow, now: int) -> Room:
         """The flow's half of its first bucket if there is room, else the best of both buckets."""
@@ -363,7 +365,5 @@ class ConnectionTable:
                     yield number, way, 0, spilled
 
     def entries(self) -> list[Entry]:
-        """All entries, in table order."""
-        if len(self._in_order) < len(self._buckets):
-            self._in_order = [bucket for _, bucket in sorted(self._buckets.items())]
-        return [e for bucket in self._in_order for e in bucket.places if e is not None]
+        """All entries, in no order to rely on."""
+        return [*self._by_place.values()]
