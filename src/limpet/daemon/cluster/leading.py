@@ -2,7 +2,8 @@
 """Leading: one director makes ids and tables of what people want, for all of them.
 
 Who leads holds the lease, a key that it renews every second; a lease that has not changed for four
-is anybody's. Two that believe they lead do no harm: both put the head by compare-and-set.
+is anybody's. Two that believe they lead do no harm: both put the head by compare-and-set, and so do
+those who change it while the leader plans: what it made of a head replaces that one, and no other.
 
 The leader plans from what the store has, not from its own kernel: the shared document, the intents,
 and the health that all reachable directors agree on. core/cluster.py says when a change may go on.
@@ -102,7 +103,8 @@ class Leading:
 
     async def _lead(self) -> None:
         sight, now = self._member.sight, time.monotonic()
-        head = sight.head
+        # Together, and now: a change may come in before what is made of this head is put.
+        head, revision = sight.head, sight.head_revision
         if head is None:
             return
         step = cluster.lead(head, sight.following_since, sight.reports, now)
@@ -111,19 +113,21 @@ class Leading:
                 self._member.record.late += 1
                 self._member.symptoms.note_late(step.head.current.generation, step.late)
                 log.error("a change did not wait for directors", late=step.late)
-            await self._put(step.head)
+            await self._put(step.head, revision)
         elif head.following is None:
-            await self._plan(head)
+            await self._plan(head, revision)
 
-    async def _put(self, head: Head) -> None:
+    async def _put(self, head: Head, over: int) -> None:
+        """Put it in place of the one that it was made of, which the store has as revision `over`.
+        Raises Outdated if that is not the head any more."""
         value = cluster_wire.encode_head(head)
-        revision = await self._store.put_if(HEAD, value, self._member.sight.head_revision)
+        revision = await self._store.put_if(HEAD, value, over)
         self._member.sight.see_head(Entry(HEAD, value, revision))
         self._member.wake()
 
     # --- Planning -------------------------------------------------------------------------------
 
-    async def _plan(self, head: Head) -> None:
+    async def _plan(self, head: Head, over: int) -> None:
         """Name what follows from head and health, if that is not what runs."""
         sight = self._member.sight
         current = await self._current(head)
@@ -149,7 +153,7 @@ class Leading:
         if current is not None and not _differs(made, current.agreement):
             self._planned = facts
             return
-        await self._name(head, base, made)
+        await self._put(await self._named(head, base, made), over)
 
     async def _current(self, head: Head) -> Agreed | None:
         if head.current == cluster.NOTHING:
@@ -208,14 +212,15 @@ class Leading:
             down=facts.down,
         )
 
-    async def _name(self, head: Head, base: Agreement, made: Agreement) -> None:
+    async def _named(self, head: Head, base: Agreement, made: Agreement) -> Head:
+        """The head that names what was made, which is where all can fetch it."""
         generation = cluster.next_generation(head, self._member.sight.reports)
         agreed = await asyncio.to_thread(agreed_of.of, made, generation)
         await self._store.put_blob(agreed.data)
         self._member.remember(agreed)
         moves = bool(agreement_of.moved(base.registry, made.registry))
         log.info("planned", generation=generation, moves_slots=moves, revision=head.revision)
-        await self._put(cluster.propose(head, agreed.version, moves_slots=moves))
+        return cluster.propose(head, agreed.version, moves_slots=moves)
 
 
 def _differs(a: Agreement, b: Agreement) -> bool:
