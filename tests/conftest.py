@@ -5,14 +5,21 @@ Tests run in several processes, a file in one of them (`make test`; plain pytest
 of the time of the suite is waiting in labs, so the files that wait longest come first: else the
 last of them would run alone. Figures travel with a test's result, since a process that is not the
 first has no terminal to print them on.
+
+Laws are tested by generated examples, and no example has a time limit: a machine that stands still
+for a moment is no fault of the code. What may cost only so much says so in a test of its own.
 """
 
 from collections.abc import Callable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 SLOWEST_FIRST = ("lab", "daemon", "cluster", "announce", "cli", "store", "package")
 FIGURE = "figure"
+
+settings.register_profile("limpet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("limpet")
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def same(a: Image, b: Image) -> bool:
     return a == b and all(np.array_equal(x.slots, y.slots) for x, y in slots)
 
 
-LAW = settings(max_examples=80, deadline=None)
+LAW = settings(max_examples=80)
 
 
 @LAW

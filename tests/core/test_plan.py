@@ -230,7 +230,7 @@ def configurations(draw: st.DrawFn) -> Desired:
     return Desired(DIRECTOR, tuple(backends), pools, tuple(vips))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(configurations(), st.booleans()), min_size=2, max_size=6))
 def test_laws_hold_over_any_history(history: list[tuple[Desired, bool]]) -> None:
     registry, image = Registry(), Image()

@@ -208,7 +208,7 @@ each = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.tuples(each, each, each), st.booleans())
 def test_laws_of_members(found: tuple[Assessment, ...], again: bool) -> None:
     facts = dict(zip(("b1", "b2", "b3"), found, strict=True))

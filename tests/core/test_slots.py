@@ -26,7 +26,7 @@ KEY = 0x0F0E_0D0C_0B0A_0908_0706_0504_0302_0100
 Weights = dict[BackendId, int]
 Tables = list[SlotTable]
 
-FEW = settings(max_examples=30, deadline=None)
+FEW = settings(max_examples=30)
 
 
 def of(*weights: int) -> Weights:

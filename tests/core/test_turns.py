@@ -18,7 +18,7 @@ weights = st.one_of(st.integers(1, 10), st.integers(1, WEIGHT_MAX))
 some = st.dictionaries(st.integers(1, 4_095).map(BackendId), weights, min_size=1, max_size=12).map(
     lambda found: sorted(found.items())
 )
-LAW = settings(max_examples=40, deadline=None)
+LAW = settings(max_examples=40)
 
 
 def of(*each: int) -> Members:

@@ -120,7 +120,7 @@ def contents(bench: Bench) -> tuple[object, ...]:
 
 
 @given(HISTORIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_reference_and_kernel_agree(kernels: KernelBenches, history: History) -> None:
     """The same history gives the same outcomes, connection table and statistics."""
     play(history, kernels.get(history.switches))

@@ -161,7 +161,7 @@ def clock() -> Clock:
     return Clock(lambda: 10_000, 0.25)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(worlds())
 def test_scan_finds_what_a_loop_finds(world: tuple[list[Session], list[Flow]]) -> None:
     found = scan(live(world), Lookup(PLACEMENT), clock(), Table(10, KEY))

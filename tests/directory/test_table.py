@@ -2,7 +2,7 @@
 """The merged table holds what merging everything at once gives, whatever came, lapsed, or moved."""
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from directory.test_exception import records
@@ -64,7 +64,6 @@ def many(count: int, first: int = 0) -> Records:
     return made
 
 
-@settings(deadline=None)
 @given(st.integers(1, 400), st.randoms(use_true_random=False))
 def test_names_that_collide_are_all_found(count: int, random: object) -> None:
     table = Table(400, KEY)

@@ -87,7 +87,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.db"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(registries(), min_size=1, max_size=3))
 def test_what_was_saved_is_loaded(history: list[Registry]) -> None:
     with TemporaryDirectory() as directory:
