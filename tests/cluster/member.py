@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Members for tests: directors of one cluster on the segment of the lab's one-pop, one store."""
 
+import socket
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from daemon.site import Site
+from daemon.site import VIP4, Site
 from limpet.api.places import places
 from limpet.lab import namespace
 from limpet.lab.topology import Topology
@@ -64,6 +69,10 @@ pop = "par"
 WITH_THIRD = SHARED.replace("b2 = 1 }", "b2 = 1, b3 = 1 }") + THIRD
 
 
+TRAFFIC_S = 0.2
+WAIT_S = 60.0  # for what must come: the machine may stand still meanwhile
+
+
 class Member(Site):
     """One director of the cluster."""
 
@@ -101,6 +110,28 @@ class Member(Site):
     def generation(self) -> int:
         return int(self.of(self).get("generation", 0))
 
+    @contextmanager
+    def in_use(self, ports: range) -> Iterator[None]:
+        """Meanwhile the client's flows from these ports have traffic."""
+        is_over = threading.Event()
+        with ExitStack() as stack:
+            with namespace.inside(f"{self.lab}-client1"):  # not in the thread: it is of a process
+                made = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in ports]
+            for client, port in zip(made, ports, strict=True):
+                stack.enter_context(client).bind(("", port))
+
+            def talk() -> None:
+                while not is_over.wait(TRAFFIC_S):
+                    for client in made:
+                        client.sendto(b"limpet", (VIP4, 7))
+
+            talking = stack.enter_context(ThreadPoolExecutor(1)).submit(talk)
+            try:
+                yield
+            finally:
+                is_over.set()
+                talking.result()
+
     def takes_over(self) -> None:
         """The router sends packets for VIPs here from now on."""
         with namespace.inside(f"{self.lab}-router"):
@@ -108,9 +139,9 @@ class Member(Site):
             subprocess.run(argv, check=True)
 
 
-def settled(*members: Member, revision: int, wait_s: float = 15.0) -> None:
+def settled(*members: Member, revision: int) -> None:
     """Wait until all of them run the same, of that revision, and nothing is under way."""
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + WAIT_S
     while True:
         rosters = [member.get("/v1/pops") for member in members]
         rows = [row for pop in rosters[0]["pops"] for row in pop["directors"]]

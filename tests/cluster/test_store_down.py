@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.conftest import Made
-from cluster.member import SHARED, WITH_THIRD, Member, settled
+from cluster.member import SHARED, WAIT_S, WITH_THIRD, Member, settled
 from limpet.lab import namespace
 from limpet.lab.nats import Node, Server, free_ports, wait_for_port
 from limpet.lab.topology import Topology
@@ -57,7 +57,7 @@ def test_ten_minutes_without_the_store(
     before = one.forwarded(PORTS)
 
     server.kill()
-    one.wait_for(lambda: is_degraded(one) and is_degraded(two), wait_s=10)
+    one.wait_for(lambda: is_degraded(one) and is_degraded(two), wait_s=WAIT_S)
     assert one.forwarded(PORTS) == before
     said = one.apply(WITH_THIRD, status=UNAVAILABLE)
     assert "store" in said
@@ -71,7 +71,7 @@ def test_ten_minutes_without_the_store(
     assert two.get("/v1/status")["ownership"]["peers"] == 1, "it knows whom to ask for flows"
 
     start()
-    one.wait_for(lambda: not is_degraded(one) and not is_degraded(two), wait_s=20)
+    one.wait_for(lambda: not is_degraded(one) and not is_degraded(two), wait_s=WAIT_S)
     two.apply(WITH_THIRD)
     settled(one, two, revision=2)
     assert two.forwarded(PORTS) == before
@@ -88,7 +88,7 @@ def test_a_director_without_a_past_starts_empty_and_serves_when_the_store_comes(
     assert one.get("/v1/vips") == []
     assert is_degraded(one)
     start()
-    one.wait_for(lambda: not is_degraded(one), wait_s=20)
+    one.wait_for(lambda: not is_degraded(one), wait_s=WAIT_S)
     one.apply(SHARED)
     settled(one, revision=1)
     assert [row["name"] for row in one.get("/v1/vips")] == ["web4"]
