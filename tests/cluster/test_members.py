@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Directors of one cluster run the same generation of the same tables, whoever was asked."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from cluster.member import SHARED, WAIT_S, WITH_THIRD, Member, settled
 
 PORTS = range(20_000, 20_040)
+LOOKS_S = 2.0  # in which a director looks several times whether a drain is over
 TIMEOUTS = "timeouts = { udp_s = 4 }"
 
 
@@ -40,6 +42,7 @@ def test_a_drain_ends_when_nobody_is_left_on_any_director(pair: tuple[Member, Me
         settled(one, two, revision=2)
         assert two.drains().keys() == {backend}
         assert one.shares()[backend] == two.shares()[backend] == 0
+        time.sleep(LOOKS_S)
         draining = one.drains()[backend]["state"]
         assert draining == "draining", "the other director has a session there"
     one.wait_for(lambda: one.drains()[backend]["state"] == "drained", wait_s=WAIT_S)

@@ -20,9 +20,11 @@ from limpet.store.interface import Limits, Store
 from limpet.store.opening import open_store
 
 T = TypeVar("T")
-WAIT_S = 20.0
+WAIT_S = 60.0  # for what must come: the machine may stand still meanwhile
+PATIENT_S = 30.0  # the same, of a call
 KINDS = ("file", "one server", "three servers")
-SMALL = Limits(log_bytes=4_000, blobs_bytes=4 << 20)
+USUAL = Limits(deadline_s=PATIENT_S)
+SMALL = Limits(deadline_s=PATIENT_S, log_bytes=4_000, blobs_bytes=4 << 20)
 
 
 @dataclass

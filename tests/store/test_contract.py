@@ -31,7 +31,7 @@ from store.stores import Place
 
 EXAMPLES = {"file": 60, "one server": 15, "three servers": 6}
 STEPS = 40
-SETTLE_S = 10.0
+SETTLE_S = 60.0
 KEYS = ("head", "director/fra-d1", "director/par.d1", "director", "history/1", "a b/ü/=2E")
 PREFIXES = ("", "head", "director/", "dir", "history/", "director/f")
 LOGS = ("directory-fra-d1", "directory-par.d1")

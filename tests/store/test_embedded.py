@@ -6,13 +6,11 @@ Each process says on its output what was acknowledged, and the file is judged by
 
 import asyncio
 import contextlib
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,19 +21,19 @@ from limpet.store.embedded import EmbeddedStore
 from limpet.store.interface import Deleted, Entry, Limits, Ready, Truncated
 from limpet.store.opening import open_store
 from limpet.store.shared_file import DELETED_ROWS_MAX, FORGET_EVERY, SharedFile
-from store.stores import run
+from store.stores import WAIT_S, run
 
 PROCESSES = 4
-WORK_S = 1.0
+NUMBERS = 60  # that are counted between the first kill and the last
 # Counts a shared key up with compare-and-set, and logs what it has made of it.
 WORKER = """
 import asyncio, sys
 from pathlib import Path
 from limpet.store.embedded import EmbeddedStore
-from limpet.store.interface import Outdated
+from limpet.store.interface import Limits, Outdated
 
 async def work(path, name):
-    store = EmbeddedStore(Path(path))
+    store = EmbeddedStore(Path(path), Limits(deadline_s=60.0))  # in turn, however slowly
     while True:
         entry = await store.get("count")
         number = int(entry.value) + 1 if entry else 1
@@ -51,34 +49,62 @@ asyncio.run(work(*sys.argv[1:]))
 """
 
 
+class Workers:
+    """Processes that work, and what each has said."""
+
+    def __init__(self, path: Path) -> None:
+        self._outputs = [path.with_name(f"p{n}") for n in range(PROCESSES)]
+        self._processes = []
+        for output in self._outputs:
+            command = [sys.executable, "-c", WORKER, str(path), output.name]
+            with output.open("wb") as said:
+                self._processes.append(subprocess.Popen(command, stdout=said))
+
+    def kill(self, some: slice) -> None:
+        for each in self._processes[some]:
+            each.kill()
+            each.wait()
+
+    def counts(self) -> list[list[int]]:
+        """What each has counted to."""
+        found = [re.findall(r"^count (\d+)$", o.read_text(), re.M) for o in self._outputs]
+        return [[int(number) for number in numbers] for numbers in found]
+
+    def logged(self) -> list[tuple[str, str]]:
+        """Sequences, and what was logged as them."""
+        return [
+            pair
+            for output in self._outputs
+            for pair in re.findall(r"^log (\d+) (\d+)$", output.read_text(), re.M)
+        ]
+
+    def wait_for(self, condition: Callable[[list[list[int]]], bool]) -> None:
+        until = time.monotonic() + WAIT_S
+        while not condition(self.counts()):
+            assert time.monotonic() < until, self.counts()
+            time.sleep(0.02)
+
+
 @contextlib.contextmanager
-def workers(path: Path) -> "Iterator[list[subprocess.Popen[str]]]":
-    command = [sys.executable, "-c", WORKER, str(path)]
-    started = [
-        subprocess.Popen([*command, f"p{n}"], stdout=subprocess.PIPE, text=True)
-        for n in range(PROCESSES)
-    ]
+def workers(path: Path) -> Iterator[Workers]:
+    started = Workers(path)
     try:
         yield started
     finally:
-        for each in started:
-            each.kill()
-            each.wait()
+        started.kill(slice(None))
 
 
 def test_processes_that_are_killed_lose_nothing_acknowledged(tmp_path: Path) -> None:
     path = tmp_path / "cluster.db"
     with workers(path) as started:
-        time.sleep(WORK_S)
-        os.kill(started[0].pid, signal.SIGKILL)
-        time.sleep(WORK_S / 2)
-        for each in started[1:]:
-            os.kill(each.pid, signal.SIGKILL)
-        said = "".join(each.communicate()[0] for each in started)
-    counts = [int(number) for number in re.findall(r"^count (\d+)$", said, re.M)]
-    logged = re.findall(r"^log (\d+) (\d+)$", said, re.M)
-    assert len(counts) > 20, "the workers did work"
+        started.wait_for(all)  # each has begun
+        started.kill(slice(1))
+        reached = max(map(max, started.counts()))
+        started.wait_for(lambda said: max(map(max, said)) >= reached + NUMBERS)
+        started.kill(slice(None))
+        counts, logged = [n for said in started.counts() for n in said], started.logged()
     assert len(set(counts)) == len(counts), "no number was given out twice"
+    assert logged
 
     async def judge() -> None:
         store = EmbeddedStore(path)
@@ -106,7 +132,7 @@ def test_watch_tells_what_another_process_changes(tmp_path: Path) -> None:
         store = EmbeddedStore(path)
         numbers: list[int] = []
         with workers(path):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WAIT_S):
                 async for each in store.watch("count"):
                     if isinstance(each, Entry):
                         numbers.append(int(each.value))

@@ -12,17 +12,16 @@ from limpet.store.interface import (
     VALUE_BYTES_MAX,
     Batch,
     Entry,
-    Limits,
     Store,
     TooLarge,
     Truncated,
 )
-from store.stores import Place, opened, run
+from store.stores import USUAL, Place, opened, run
 
 
 def test_values_and_batches_up_to_the_limit_are_taken_and_larger_ones_refused(place: Place) -> None:
     async def work() -> None:
-        async with opened(place, Limits()) as store:
+        async with opened(place, USUAL) as store:
             most = os.urandom(VALUE_BYTES_MAX)
             revision = await store.put_if("head", most, 0)
             assert await store.append("x", most) == 1
@@ -42,7 +41,7 @@ def test_values_and_batches_up_to_the_limit_are_taken_and_larger_ones_refused(pl
 
 def test_largest_blob_comes_back_as_it_was(place: Place) -> None:
     async def work() -> None:
-        async with opened(place, Limits()) as store:
+        async with opened(place, USUAL) as store:
             data = os.urandom(1 << 20) * (BLOB_BYTES_MAX >> 20)
             assert await store.get_blob(await store.put_blob(data)) == data
 
