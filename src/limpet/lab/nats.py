@@ -22,7 +22,7 @@ from pathlib import Path
 from limpet.core.errors import NotFound, Unavailable
 
 PROGRAM = "nats-server"
-START_S_MAX = 10.0
+START_S_MAX = 30.0
 STOP_S_MAX = 5.0
 STORE_BYTES_MAX = 8 << 30  # streams set aside what they may need, all together
 
