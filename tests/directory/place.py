@@ -27,7 +27,7 @@ from limpet.store.interface import Store
 from packets.world import IMAGE, POOLS, SLOT_KEY, Switches, settings
 
 SECRET = b"the key of a cluster of directors"
-WAIT_S = 10.0
+WAIT_S = 60.0  # for what must come: the machine may stand still meanwhile
 NUMBERS = count(1)
 KEY = b"".join(word.to_bytes(8, "big") for word in SLOT_KEY)
 

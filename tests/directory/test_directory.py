@@ -105,7 +105,7 @@ def test_a_session_that_begins_elsewhere_than_at_home_is_found_from_another_dire
             assert found is not None
             assert (found.backend, found.origin, found.generation) == (backend, A, 1)
             assert not here.told(), "its own sessions are in its tables"
-            assert a.record()["published"] == 1
+            await until(lambda: a.record()["published"] == 1, "published")
             await asyncio.sleep(0.1)
             assert b.record()["published"] == 0, "whoever follows need not repeat"
 
@@ -164,7 +164,7 @@ def test_exceptions_wait_for_a_store_that_is_down(
             assert not there.told()
             cut.is_cut = False
             await until(lambda: WORD in there.told(), "sent when the store is back")
-            assert a.record()["queued"] == 0
+            await until(lambda: a.record()["queued"] == 0, "nothing waits any more")
 
     asyncio.run(run())
 
@@ -256,10 +256,10 @@ def test_batches_that_are_not_the_directors_own_are_counted_and_skipped(
             for batch in (forged, b"rubbish", copied, lapsed, good):
                 await cut._store.append(f"directory-{A}", batch)
             await until(lambda: there.told().get(WORD) == (4, 0), "the good one")
+            await until(lambda: b.loaded_up_to()[A] == 5, "all of them")
             record = b.record()
             names = ("rejected_signature", "rejected_form", "rejected_origin", "late", "merged")
             assert [record[name] for name in names] == [1, 1, 1, 1, 1]
-            assert b.loaded_up_to()[A] == 5
 
     asyncio.run(run())
 
@@ -359,6 +359,6 @@ def test_what_waited_for_the_store_is_told_by_the_next_start(
         assert not there.told()
         async with two(tmp_path, empty) as (a, _, _):
             await until(lambda: WORD in there.told(), "told to the other data path")
-            assert a.record()["queued"] == 0
+            await until(lambda: a.record()["queued"] == 0, "nothing waits any more")
 
     asyncio.run(run())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from directory.place import WAIT_S
 from limpet.core import exception
 from limpet.core.errors import Unavailable
 from limpet.core.exception import BATCH_MAX, RECORD, Records
@@ -58,7 +59,7 @@ async def appended(folder: Path, *offered: Records, failures: int = 0) -> list[R
     task = asyncio.create_task(log.run())
     for each in offered:
         assert len(log.offer(each)) == len(each)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_S):
         sequence = await log.flush()
     task.cancel()
     with suppress(asyncio.CancelledError):
@@ -106,7 +107,7 @@ def test_a_full_queue_drops_news_and_lets_scans_wait(
         await asyncio.sleep(0.05)
         assert not waiting.done()
         task = asyncio.create_task(log.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_S):
             await waiting
         task.cancel()
         with suppress(asyncio.CancelledError):

@@ -63,7 +63,7 @@ def test_a_server_that_comes_back_is_told_what_waited(
             wait_for_port(servers.nodes[0])
             await until(lambda: second[1] in there.told(), "told when it is back")
             await until(lambda: b.loaded_up_to()[A] == a.published_up_to, "all of it")
-            assert a.record()["queued"] == 0
+            await until(lambda: a.record()["queued"] == 0, "nothing waits any more")
         for store in stores:
             await store.close()
 

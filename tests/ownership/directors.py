@@ -28,7 +28,7 @@ from packets.world import IMAGE, POOLS, USUAL, Switches, idle_ticks, settings
 NUMBERS = count(1)
 KEY, CLUSTER = b"a secret of at least 32 bytes...", "acme"
 LOOPBACK = ("127.0.0.1", 0)
-WAIT_S = 5.0
+WAIT_S = 30.0  # for what must come: the machine may stand still meanwhile
 EXCEPTIONS = 100_000
 
 
