@@ -30,7 +30,7 @@ OBJECTS = {f"limpet/datapath/{name}.bpf.o" for name in PROGRAMS}
 ELF, MACHINE_AT, MACHINE_BPF = b"\x7fELF", 18, 247
 # What comes with a library that is declared, and is imported beside it.
 COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi"}
-TIMEOUT_S = 120
+TIMEOUT_S = 600  # takes seconds, on a machine that is not busy
 
 
 @dataclass(frozen=True, slots=True)

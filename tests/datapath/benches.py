@@ -30,7 +30,7 @@ from limpet.datapath.abi import (
     SessionWord,
     Verdict,
 )
-from limpet.datapath.clock import hz
+from limpet.datapath.clock import clock, hz
 from limpet.datapath.counters import Counters
 from limpet.datapath.kernel import Kernel, Sizes
 from limpet.datapath.reference import Held, News, Reference, Reset, Told
@@ -49,7 +49,7 @@ from packets.world import (
 NUMBERS = count(1)
 TICKS = 1 << FlowWord.SEEN_BITS
 EXCEPTIONS = 1_024  # places of the directory
-REFILL_JIFFIES = 17  # after which a token of the rate limit is there again
+REFILL_JIFFIES = 16  # after which a token of the rate limit is there again
 START = 5  # tick at which the reference begins
 DROPPED = (Verdict.RESET, Verdict.HELD, *range(Verdict.DROP_MALFORMED, len(Verdict)))
 SINCE = ((1 << SessionWord.SINCE_BITS) - 1) << SessionWord.SINCE_SHIFT
@@ -221,11 +221,18 @@ class KernelBench:
     def reset(self, image: Image) -> None:
         self.apply(diff(self._image, image))
         self._kernel.forget_flows()
-        sleep(self._switches.flows_first * REFILL_JIFFIES / hz())
+        sleep(self._switches.flows_first * (REFILL_JIFFIES + 1) / hz())
         self._kernel._map("turns")["count"] = 0
         self._directory.clear()
         self._askers.forget()
         self._stats = self._all_stats()
+        self._jiffies = clock().jiffies()
+
+    @property
+    def has_refilled(self) -> bool:
+        """Whether the rate limit may have allowed more since the reset than at that moment."""
+        is_limited = bool(self._switches.flows_first)
+        return is_limited and clock().jiffies() - self._jiffies >= REFILL_JIFFIES
 
     def apply(self, changes: Changes) -> None:
         """Write changes, and the idle limits of this world."""

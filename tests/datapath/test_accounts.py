@@ -75,7 +75,8 @@ UDP_VIPS = [FLOW4, VIP6[IPIP4]]
 FLAGS = {"S": 2, "A": 3, "FA": 1, "R": 1}  # how often
 CLIENTS, PORTS = 12, range(1000, 60_000, 10_000)
 WINDOW_SHARE = 6  # so many clients at a time are 1 in
-SECONDS, ROUNDS_OF_CHECKS, TROUBLE = 0.8, 3, 0.6
+SECONDS, TROUBLE = 0.8, 0.6
+ROUNDS_OF_CHECKS, ROUNDS_MAX = 3, 30  # more, if the two CPUs hardly ran at once
 STANDINGS = [
     Standing.LEFT_BY_SESSIONS,
     Standing.LEFT_BY_SESSIONS | Standing.LEFT_BY_FLOWS,
@@ -287,13 +288,14 @@ def test_accounts_are_what_the_tables_say(switches: Switches) -> None:
     rows.apply(diff(Image(), IMAGE))
     with books(switches) as found:
         storm = Storm(found.kernel.program, frames, len(frames) // WINDOW_SHARE)
-        for _ in range(ROUNDS_OF_CHECKS):
+        for number in range(ROUNDS_MAX):
             play(found, storm, rng)
             check(found, rows, switches)
+            missing = {n for n in HAPPENED[switches] if not found.kernel.counters().events[n]}
+            if number >= ROUNDS_OF_CHECKS - 1 and not missing:
+                break
         storm.close()
-        counters = found.kernel.counters()
-        for name in HAPPENED[switches]:
-            assert counters.events[name], f"{name}: nothing of the kind happened"
+        assert not missing, "nothing of the kind happened"
         time.sleep(2 * max(LIMITS.values()) / hz())
         found.kernel.sweep()
         assert found.loads() == {}

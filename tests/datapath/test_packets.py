@@ -117,7 +117,11 @@ def test_reference(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_kernel(case: Case, kernels: KernelBenches) -> None:
     """The kernel does what the case says."""
-    check(case, run(kernels.get(case.switches), case))
+    bench = kernels.get(case.switches)
+    seen = run(bench, case)
+    while bench.has_refilled:  # the machine stood still on the way
+        seen = run(bench, case)
+    check(case, seen)
 
 
 def test_every_verdict_rung_and_event_has_a_case() -> None:

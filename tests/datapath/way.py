@@ -23,6 +23,7 @@ from limpet.lab import namespace
 
 BACKEND = BackendId(7)
 SO_MARK = 36
+WAIT_S = 30.0  # for what must come: the machine may stand still meanwhile
 
 
 class Way:
@@ -85,7 +86,7 @@ class Way:
         with self.pair.inside(self.pair.client):
             made = socket.socket(family, kind)
         made.setsockopt(socket.SOL_SOCKET, SO_MARK, self.director.mark | backend)
-        made.settimeout(3)
+        made.settimeout(WAIT_S)
         return made
 
     def counters(self) -> dict[str, int]:
@@ -129,7 +130,7 @@ def echoing(listener: socket.socket, total: int) -> Iterator[None]:
         with contextlib.suppress(OSError):
             client, _ = listener.accept()
             with client:
-                client.settimeout(5)
+                client.settimeout(WAIT_S)
                 data = received(client, total)
                 client.sendall(data)
 
