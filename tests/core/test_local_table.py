@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from limpet.core import agreement as agreement_of
@@ -202,6 +202,7 @@ def test_leaving_ages_out_never_makes_a_slot_look_older(times: list[float], sinc
 weights = st.fixed_dictionaries({name: st.integers(0, 5) for name in POPS})
 
 
+@settings(max_examples=40)  # each packs and unpacks tables several times
 @given(st.lists(weights, min_size=1, max_size=3), weights)
 def test_what_is_written_is_read_back(changes: list[dict[str, int]], last: dict[str, int]) -> None:
     found: Agreement | None = None
