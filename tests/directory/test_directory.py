@@ -203,7 +203,8 @@ def test_a_director_that_is_started_again_knows_what_it_knew(
         async with two(tmp_path, empty) as (a, b, _):
             await until(lambda: WORD in there.told(), "loaded again")
             assert b.record()["received"] == 0, "its log was not read again"
-            await until(lambda: session_of(a, ROUND4, CLIENT), "its own")
+            await until(lambda: WORD in here.told(), "its own")
+            assert session_of(a, ROUND4, CLIENT) is not None
             assert here.run(tcp(ROUND4)) == "directory_new", "its tables were lost"
 
     asyncio.run(run())
@@ -293,6 +294,7 @@ def test_a_session_that_moved_is_followed_to_its_new_backend(
     async def run() -> None:
         async with two(tmp_path, empty) as (a, b, _):
             here.run(tcp(ROUND4))
+            here.run(tcp(ROUND4, "A"))  # else it would soon have expired
             await until(lambda: WORD in there.told(), "told")
             first = there.told()[WORD][0]
             assert there.run(tcp(ROUND4)) == "directory_new"
