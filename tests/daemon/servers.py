@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -22,6 +23,7 @@ from limpet.core.model import (
     Pool,
 )
 
+PATIENT_S = 20.0  # of a check that is to be answered: this machine may stall meanwhile
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 EXTENSIONS = "subjectAltName=DNS:web.example,IP:127.0.0.1\nbasicConstraints=CA:TRUE\n"
 
@@ -56,6 +58,14 @@ async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncItera
     finally:
         listener.close()
         await listener.wait_closed()
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[int]:
+    """A port that refuses connections: taken, so that nobody else gets it, and not listened on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield int(taken.getsockname()[1])
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -116,8 +126,16 @@ def without_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def is_alive(pid: int) -> bool:
+    """Not a zombie that only waits to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def direct(kind: CheckKind, port: int, **more: object) -> HealthCheck:
-    values = {"path": CheckPath.DIRECT, "interval_s": 0.1, "timeout_s": 0.3, **more}
+    values = {"path": CheckPath.DIRECT, "interval_s": 0.1, "timeout_s": PATIENT_S, **more}
     return HealthCheck(kind=kind, port=port, **values)  # type: ignore[arg-type]
 
 

@@ -5,7 +5,8 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from itertools import count
@@ -34,6 +35,8 @@ NUMBERS = count(1)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready"
 SPARE = BackendId(BACKEND + 1)  # has no row in the kernel
 CHECK = {"interval_s": 0.1, "timeout_s": 0.3}
+PATIENCE_S = 30.0
+Said = dict[str, tuple[bool, str]]  # by backend: whether it is up, and why
 
 
 @pytest.fixture
@@ -81,17 +84,22 @@ def desired(way: Way, check: HealthCheck, vip: str) -> Desired:
     return Desired(way.director, backends, (pool,), vips)
 
 
-def said(way: Way, check: HealthCheck, vip: str, for_s: float) -> dict[str, tuple[bool, str]]:
-    """What a checker on the director's machine says of both after so long."""
+def said(checker: Checker) -> Said:
+    return {key[1]: (each.is_up, each.reason) for key, each in checker.health().items()}
 
-    async def run() -> dict[str, tuple[bool, str]]:
+
+def checked(way: Way, check: HealthCheck, vip: str, until: Callable[[Checker], bool]) -> Said:
+    """What a checker on the director's machine says of both when it is so, or never gets so."""
+
+    async def run() -> Said:
         ids = {"b1": BACKEND, "spare": SPARE}
         checker = Checker(desired(way, check, vip), ids, lambda: None)
         task = asyncio.create_task(checker.run())
-        await asyncio.sleep(for_s)
+        deadline = time.monotonic() + PATIENCE_S
+        while not until(checker) and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
         task.cancel()
-        found = checker.health()
-        return {key[1]: (each.is_up, each.reason) for key, each in found.items()}
+        return said(checker)
 
     with way.pair.inside(way.pair.client):
         return asyncio.run(run())
@@ -102,10 +110,9 @@ def test_each_backend_behind_a_vip_is_asked_for_itself(way: Way, vip: str, sourc
     """Both checks go to one address and port; the mark decides who answers. The server sees the
     VIP as its own address, and the director as the client."""
     check = HealthCheck(kind=CheckKind.HTTP, http_body="ready", **CHECK)  # type: ignore[arg-type]
+    wanted = {"b1": (True, "answers as wanted"), "spare": (False, "timed out after 0.3 s")}
     with answering(way, vip) as seen:
-        found = said(way, check, vip, 2.0)
-    assert found["b1"] == (True, "answers as wanted")
-    assert found["spare"] == (False, "timed out after 0.3 s")
+        assert checked(way, check, vip, lambda checker: said(checker) == wanted) == wanted
     assert seen == {source}
     counters = way.counters()
     assert counters.keys() == {"sent", "drop_unknown_backend"}
@@ -116,7 +123,8 @@ def test_service_that_does_not_listen_on_the_vip_is_down(way: Way) -> None:
     with way.pair.inside(way.pair.backend):
         own = socket.create_server((BACKEND4, 7))
     with own:
-        found = said(way, HealthCheck(**CHECK), VIP4, 1.0)  # type: ignore[arg-type]
+        check = HealthCheck(**CHECK)  # type: ignore[arg-type]
+        found = checked(way, check, VIP4, lambda checker: not said(checker)["b1"][0])
     assert found["b1"] == (False, "connection refused")
 
 
@@ -128,5 +136,6 @@ def test_checks_without_the_way_say_nothing(way: Way, has_route: bool) -> None:
     if has_route:
         with namespace.netlink(way.pair.client) as link:
             link.route("add", dst="default", gateway=BACKEND4)
-    found = said(way, HealthCheck(**CHECK), VIP4, 1.0)  # type: ignore[arg-type]
+    check = HealthCheck(**CHECK)  # type: ignore[arg-type]
+    found = checked(way, check, VIP4, lambda checker: checker.counts.not_checked >= 10)
     assert found["b1"] == (True, "not checked yet")

@@ -63,7 +63,7 @@ def test_command_is_told_whom_it_is_about(tmp_path: Path) -> None:
     file = tmp_path / "said"
     words = ("sh", "-c", f'echo "$@" > {file}', "sh")
     check = HealthCheck(
-        kind=COMMAND, command=(*words, "{backend}", "to {address}", "{vip}:{port}"), timeout_s=5
+        kind=COMMAND, command=(*words, "{backend}", "to {address}", "{vip}:{port}"), timeout_s=20
     )
     asyncio.run(run_target(with_vip(check)))
     assert file.read_text().strip() == "b1 to 10.0.0.11 192.0.2.10:443"
