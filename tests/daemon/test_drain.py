@@ -8,21 +8,37 @@ from typing import Any
 
 import pytest
 
-from daemon.site import Site
+from daemon.site import VIP6, Site
 from limpet.core.errors import Conflict, NotFound
 
 pytestmark = pytest.mark.kernel
 PORTS, LATER = range(20_000, 20_040), range(30_000, 30_040)
-IDLE_S = 3
+IDLE = "timeouts = {{ udp_s = {} }}"  # of the IPv4 VIP; at the other one flows stay for long
+LONG, SHORT = IDLE.format(600), IDLE.format(1)
 
 
 @pytest.fixture
 def flows(site: Site) -> Site:
-    """Every flow is a session of its own, and ends soon after its last packet."""
+    """Every flow is a session of its own, and ends when a test lets it go."""
     text = site.file.read_text().replace('pool = "web"\n', 'pool = "web"\naffinity = "flow"\n')
-    short = f"[director.timeouts]\nudp_s = {IDLE_S}\ntcp_opening_s = {IDLE_S}\n\n[[backend]]"
-    site.file.write_text(text.replace("[[backend]]", short, 1))
+    site.file.write_text(text.replace('affinity = "flow"\n', f'affinity = "flow"\n{LONG}\n', 1))
     return site
+
+
+def let_go(flows: Site) -> None:
+    """From now on a flow to the IPv4 VIP ends a second after its last packet."""
+    flows.edit(LONG, SHORT)
+    flows.api.post("/v1/reload")
+
+
+def is_drained(flows: Site, backend: str = "b1") -> bool:
+    return bool(flows.drains()[backend]["state"] == "drained")
+
+
+def events_in(told: Path) -> list[dict[str, Any]]:
+    """What hooks have written, whole lines."""
+    text = told.read_text() if told.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def hooked(site: Site) -> Path:
@@ -59,16 +75,21 @@ def test_a_drain_ends_when_the_last_has_gone_and_the_hook_is_told_once(flows: Si
     before = flows.forwarded(PORTS)
     flows.drain("b1")
     assert flows.drains()["b1"]["state"] == "draining"
-    flows.wait_for(lambda: flows.drains()["b1"]["state"] == "drained", IDLE_S + 4)
-    flows.wait_for(told.exists)
+    flows.wait_for(lambda: "drain_progress" in kinds(flows))
+    assert not is_drained(flows)
+    let_go(flows)
+    flows.wait_for(lambda: is_drained(flows))
+    flows.wait_for(lambda: events_in(told))
     time.sleep(0.3)
-    events = [json.loads(line) for line in told.read_text().splitlines()]
-    assert [(e["kind"], e["backend"], e["why"]) for e in events] == [("drained", "b1", "empty")]
+    events = [(e["kind"], e["backend"], e["why"]) for e in events_in(told)]
+    assert events == [("drained", "b1", "empty")]
     assert len(on("b1", before)) > 0
-    kinds = [event["kind"] for event in flows.api.events(0, follow=False)]
-    assert kinds[0] == "drain_began"
-    assert "drain_progress" in kinds
-    assert kinds[-1] == "drained"
+    assert kinds(flows)[0] == "drain_began"
+    assert kinds(flows)[-1] == "drained"
+
+
+def kinds(flows: Site) -> list[str]:
+    return [event["kind"] for event in flows.api.events(0, follow=False)]
 
 
 def test_a_drain_goes_on_where_a_killed_daemon_left_it(flows: Site) -> None:
@@ -84,14 +105,15 @@ def test_a_drain_goes_on_where_a_killed_daemon_left_it(flows: Site) -> None:
     terms = ("began", "by", "deadline", "at_deadline", "state")
     assert {key: again[key] for key in terms} == {key: row[key] for key in terms}
     assert set(flows.forwarded(LATER).values()) == {"b2"}
-    flows.wait_for(lambda: flows.drains()["b1"]["state"] == "drained", IDLE_S + 4)
-    flows.wait_for(told.exists)
+    let_go(flows)
+    flows.wait_for(lambda: is_drained(flows))
+    flows.wait_for(lambda: events_in(told))
     flows.kill()
     flows.start()
-    assert flows.drains()["b1"]["state"] == "drained"
+    assert is_drained(flows)
     assert set(flows.forwarded(range(21_000, 21_040)).values()) == {"b2"}
     time.sleep(1)
-    deliveries = {json.loads(line)["delivery"] for line in told.read_text().splitlines()}
+    deliveries = {event["delivery"] for event in events_in(told)}
     assert len(deliveries) == 1  # at least once; a second time bears the same number
 
 
@@ -99,7 +121,7 @@ def test_at_a_deadline_to_keep_it_ends_and_flows_stay(flows: Site) -> None:
     flows.start()
     before = flows.forwarded(PORTS)
     flows.drain("b1", deadline_s=0.5)
-    flows.wait_for(lambda: flows.drains()["b1"]["state"] == "drained", 3)
+    flows.wait_for(lambda: is_drained(flows))
     event = next(e for e in flows.api.events(0, follow=False) if e["kind"] == "drained")
     assert event["why"] == "deadline"
     assert event["flows_left"] == len(on("b1", before))
@@ -123,19 +145,16 @@ def test_an_undrained_backend_has_its_slots_again(flows: Site) -> None:
 def test_several_drains_at_once_end_each_in_its_own_time(flows: Site) -> None:
     flows.add_third()
     flows.start()
-    before = flows.forwarded(PORTS)
-    flows.drain("b1")
+    flows.forwarded(PORTS)
     flows.drain("b2", rule="flows")
-    held = on("b1", before)
-    deadline = time.monotonic() + IDLE_S + 4
-    while flows.drains()["b2"]["state"] != "drained":
-        assert time.monotonic() < deadline
-        for port in held[:3]:  # these stay alive
-            flows.send(range(port, port + 1))
-        time.sleep(0.3)
+    held = on("b1", flows.forwarded(PORTS, VIP6))
+    flows.drain("b1")
+    let_go(flows)
+    flows.wait_for(lambda: is_drained(flows, "b2"))
+    flows.wait_for(lambda: flows.drains()["b1"]["flows"] == len(held))
+    assert held
     states = {name: row["state"] for name, row in flows.drains().items()}
     assert states == {"b1": "draining", "b2": "drained"}
-    assert flows.drains()["b1"]["flows"] == 3
     assert set(flows.forwarded(LATER).values()) == {"b3"}
 
 
@@ -181,6 +200,6 @@ def test_a_backend_that_is_drained_and_removed_is_let_go(flows: Site) -> None:
     flows.drain("b1")
     flows.edit("b1 = 1, b2 = 1", "b2 = 1")
     flows.edit('[[backend]]\nname = "b1"\naddress = "10.10.0.11"\n', "")
-    flows.cli("reload")
-    flows.wait_for(lambda: flows.drains()["b1"]["state"] == "drained", IDLE_S + 4)
+    let_go(flows)
+    flows.wait_for(lambda: is_drained(flows))
     assert flows.get("/v1/diff")["summary"].startswith("drain of b1: without effect")

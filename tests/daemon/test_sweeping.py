@@ -49,13 +49,15 @@ KEY = (VIP.address, VIP.protocol, VIP.port)
 
 @pytest.mark.kernel
 def test_expired_entries_free_their_places_without_traffic(site: Site) -> None:
-    short = "[director.timeouts]\nudp_s = 1\ntcp_opening_s = 1\n\n[[backend]]"
-    site.file.write_text(site.file.read_text().replace("[[backend]]", short, 1))
+    long = "[director.timeouts]\nudp_s = 600\n"
+    site.file.write_text(site.file.read_text().replace("[[backend]]", f"{long}\n[[backend]]", 1))
     site.start()
     for _ in range(2):
         site.send(PORTS)
     site.wait_for(lambda: site.get("/v1/status")["flows"]["live"] == len(PORTS))
     assert site.get("/v1/status")["sessions"]["live"] == 1
+    site.edit(long, long.replace("600", "1"))  # now they expire
+    site.api.post("/v1/reload")
     site.wait_for(lambda: site.get("/v1/status")["flows"]["used"] == 0)
 
     def swept() -> tuple[int, int]:
@@ -63,7 +65,7 @@ def test_expired_entries_free_their_places_without_traffic(site: Site) -> None:
         return found["flows_expired"], found["sessions_expired"]
 
     site.wait_for(lambda: swept() == (len(PORTS), 1))
-    assert site.get("/v1/status")["sessions"]["live"] == 0
+    site.wait_for(lambda: site.get("/v1/status")["sessions"]["live"] == 0)
     assert all(backend["sessions"] == 0 for backend in site.get("/v1/backends"))
 
 
