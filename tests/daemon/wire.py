@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from itertools import count
 
@@ -28,6 +28,8 @@ CLIENTS = {4: "10.0.1.2", 6: "2001:db8:1::2"}
 NO_DAD = 0x02
 TABLE, MARK, BACKEND = 77, 0x6C690000, 5
 PORT = 7
+WAIT_S = 30.0  # for what has to come
+TCPI_UNACKED = 24  # where it stands in struct tcp_info
 ALL_PROTOCOLS, SO_RCVBUFFORCE = 3, 33
 NUMBERS = count(1)
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -146,10 +148,10 @@ def connected(wire: Wire, version: int, many: int) -> Iterator[dict[Flow, Pair]]
         for _ in range(many):
             with namespace.inside(wire.hosts["client"]):
                 client = stack.enter_context(socket.socket(FAMILY[version], socket.SOCK_STREAM))
-            client.settimeout(5)
+            client.settimeout(WAIT_S)
             client.connect((VIPS[version], PORT))
             server = stack.enter_context(listener.accept()[0])
-            server.settimeout(5)
+            server.settimeout(WAIT_S)
             client.send(b"question")
             assert server.recv(100) == b"question"
             server.send(b"answer")
@@ -158,5 +160,18 @@ def connected(wire: Wire, version: int, many: int) -> Iterator[dict[Flow, Pair]]
             pairs[Flow(*name, ip_address(VIPS[version]), PORT, BACKEND)] = client, server
             for end in (client, server):  # close without a FIN that would be repeated later
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        time.sleep(0.06)  # the last acknowledgement is on its way
+        until(lambda: not any(unacknowledged(server) for _, server in pairs.values()))
         yield pairs
+
+
+def unacknowledged(end: socket.socket) -> int:
+    """Segments that it has sent and whose acknowledgements have not come yet."""
+    told = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCPI_UNACKED + 4)
+    return int(struct.unpack_from("=I", told, TCPI_UNACKED)[0])
+
+
+def until(condition: Callable[[], object], wait_s: float = WAIT_S) -> None:
+    deadline = time.monotonic() + wait_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
