@@ -29,8 +29,9 @@ from limpet.lab import namespace
 from limpet.lab.topology import Role, Topology
 
 VIP4, VIP6 = "192.0.2.10", "2001:db8:0:10::10"
-READY_S = 30.0
-HEAR_S = 2.0
+READY_S = 60.0
+WAIT_S = 30.0  # for what has to come: a machine may stall
+SILENCE_S = 0.5  # to see that nothing comes
 IPIP, IPV6_IN_IP = 4, 41
 SO_RCVBUFFORCE = 33
 COMMAND = [sys.executable, "-m", "limpet"]
@@ -151,7 +152,7 @@ class Site:
         self.processes[-1].kill()
         self.processes[-1].wait()
 
-    def wait_for(self, condition: Any, wait_s: float = 5.0) -> None:
+    def wait_for(self, condition: Any, wait_s: float = WAIT_S) -> None:
         deadline = time.monotonic() + wait_s
         while not condition():
             assert time.monotonic() < deadline, self.says()
@@ -211,11 +212,14 @@ class Site:
             client.bind((source, port))
             client.sendto(b"limpet", (vip, 7))
 
-    def forwarded(self, ports: range, vip: str = VIP4) -> dict[int, str]:
-        """To which backend a datagram from each port came."""
+    def forwarded(self, ports: range, vip: str = VIP4, wait_s: float = WAIT_S) -> dict[int, str]:
+        """To which backend a datagram from each port came.
+
+        When it is heard, the data plane has done with it; with what was only sent it may not have.
+        """
         with self.ears() as ears:
             self.send(ports, vip)
-            return ears.hear(len(ports))
+            return ears.hear(len(ports), wait_s)
 
     def xdp(self) -> str:
         """What `ip` says of the director's interface."""
@@ -245,12 +249,16 @@ class Ears:
     def __init__(self, sockets: dict[socket.socket, str]) -> None:
         self._sockets = sockets
 
-    def hear(self, count: int) -> dict[int, str]:
-        """Backend by source port, of as many as come in time."""
+    def hear(self, count: int, wait_s: float = WAIT_S) -> dict[int, str]:
+        """Backend by source port, of as many as come in time; what is there counts as in time."""
         found: dict[int, str] = {}
-        deadline = time.monotonic() + HEAR_S
-        while len(found) < count and (left := deadline - time.monotonic()) > 0:
-            for ear in select.select([*self._sockets], [], [], left)[0]:
+        deadline = time.monotonic() + wait_s
+        while len(found) < count:
+            left_s = max(deadline - time.monotonic(), 0)
+            ready = select.select([*self._sockets], [], [], left_s)[0]
+            if not ready:
+                break
+            for ear in ready:
                 found[_source_port(ear.recv(2048))] = self._sockets[ear]
         return found
 

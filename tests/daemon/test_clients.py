@@ -20,7 +20,7 @@ def sessions(site: Site, **query: object) -> list[dict[str, Any]]:
 
 def established(site: Site, ports: range, vip: str = VIP4) -> dict[int, str]:
     """Two packets of each flow, so that it counts as open."""
-    site.send(ports, vip)
+    site.forwarded(ports, vip)
     return site.forwarded(ports, vip)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daemon.site import VIP6, Site
+from daemon.site import READY_S, SILENCE_S, VIP6, WAIT_S, Site
 
 pytestmark = pytest.mark.kernel
 PORTS = range(20_000, 20_040)
@@ -108,7 +108,7 @@ def test_new_settings_are_a_new_program_and_the_flows_stay(site: Site) -> None:
     before = site.forwarded(PORTS)
     site.edit("flows_max = 4096", "flows_max = 4096\nnew_flows_per_s = 4321")
     assert site.cli_json("reload")["program_replaced"]
-    assert site.get("/v1/status")["flows"]["live"] == len(PORTS)
+    site.wait_for(lambda: site.get("/v1/status")["flows"]["live"] == len(PORTS))
     assert site.forwarded(PORTS) == before
 
 
@@ -122,7 +122,7 @@ def test_sigkill_changes_nothing_and_a_restart_adopts(site: Site) -> None:
     assert "still forwarded" in site.cli("show", status=6)
     site.start()
     assert image(site) == held
-    assert site.get("/v1/status")["flows"]["live"] == len(PORTS)
+    site.wait_for(lambda: site.get("/v1/status")["flows"]["live"] == len(PORTS))
     assert site.forwarded(PORTS) == before
     rungs = {c["name"]: c["value"] for c in site.get("/v1/counters")["rungs"]}
     assert rungs == {**rungs, "home_new": len(PORTS), "table": 2 * len(PORTS)}
@@ -137,8 +137,9 @@ def test_no_packet_is_lost_while_the_daemon_is_killed_and_restarted(site: Site) 
         process.wait()
         fresh = site.spawn()
         sent = 100
-        deadline = time.monotonic() + 20
-        while site.says().count('"event": "ready"') < 2 and time.monotonic() < deadline:
+        deadline = time.monotonic() + READY_S
+        while site.says().count('"event": "ready"') < 2:
+            assert time.monotonic() < deadline, site.says()
             site.send(range(21_000 + sent, 21_010 + sent))
             sent += 10
             time.sleep(0.02)
@@ -150,7 +151,7 @@ def test_no_packet_is_lost_while_the_daemon_is_killed_and_restarted(site: Site) 
 def test_sigterm_ends_it_and_packets_keep_flowing(site: Site) -> None:
     process = site.start()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(10) == 0
+    assert process.wait(WAIT_S) == 0
     assert not site.places.socket.exists()
     assert len(site.forwarded(PORTS)) == len(PORTS)
     assert "the kernel keeps forwarding" in site.says()
@@ -159,7 +160,7 @@ def test_sigterm_ends_it_and_packets_keep_flowing(site: Site) -> None:
 def test_a_second_daemon_is_refused_by_name_of_the_first(site: Site) -> None:
     process = site.start()
     second = site.spawn()
-    assert second.wait(20) == 4
+    assert second.wait(WAIT_S) == 4
     assert f"has a daemon already (pid {process.pid})" in site.says()
     assert len(site.forwarded(PORTS)) == len(PORTS)
 
@@ -174,8 +175,8 @@ def test_down_leaves_nothing(site: Site, alive: bool) -> None:
         process.wait()
     assert site.cli_json("down", site.name)["removed"]
     assert site.remains() == []
-    assert process.wait(10) == (0 if alive else -signal.SIGKILL)
-    assert site.forwarded(range(20_000, 20_002)) == {}
+    assert process.wait(WAIT_S) == (0 if alive else -signal.SIGKILL)
+    assert site.forwarded(range(20_000, 20_002), wait_s=SILENCE_S) == {}
 
 
 def test_down_keeps_the_state_so_that_slots_are_the_same(site: Site) -> None:
@@ -195,7 +196,7 @@ def test_a_lost_state_file_is_refused_not_guessed(site: Site) -> None:
     process.wait()
     for path in site.places.state.iterdir():
         path.unlink()
-    assert site.spawn().wait(20) == 4
+    assert site.spawn().wait(WAIT_S) == 4
     assert "does not know what the kernel forwards by" in site.says()
     assert site.forwarded(PORTS) == before
 
@@ -203,7 +204,7 @@ def test_a_lost_state_file_is_refused_not_guessed(site: Site) -> None:
 def test_systemd_is_told(site: Site, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(10)
+        systemd.settimeout(WAIT_S)
         process = site.start(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="200000")
         heard = systemd.recv(4096).decode()
         while "READY=1" not in heard:
@@ -217,7 +218,7 @@ def test_systemd_is_told(site: Site, tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         while "STOPPING=1" not in heard:
             heard += systemd.recv(4096).decode()
-    assert process.wait(10) == 0
+    assert process.wait(WAIT_S) == 0
 
 
 def test_secrets_are_only_for_their_owner(site: Site) -> None:

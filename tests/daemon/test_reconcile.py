@@ -15,6 +15,7 @@ from limpet.core.config import parse
 from limpet.core.diff import Changes
 from limpet.core.errors import DatapathError
 from limpet.core.model import BackendId, Desired, XdpMode
+from limpet.daemon import reconcile
 from limpet.daemon.lock import locked, owner
 from limpet.daemon.nexthop import NextHops
 from limpet.daemon.reconcile import Reconciler
@@ -25,6 +26,12 @@ from limpet.lab import namespace
 from limpet.store.state import State
 
 pytestmark = pytest.mark.kernel
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neighbours that answer are waited for, however slow the machine is."""
+    monkeypatch.setattr(reconcile, "RESOLVE_WAIT_S", 20.0)
 
 
 @contextmanager
@@ -116,7 +123,10 @@ def test_a_removed_backend_with_sessions_at_other_directors_is_not_pruned(site: 
         assert len(kernel.observe().backends) == 1
 
 
-def test_a_neighbour_that_does_not_answer_is_left_to_the_kernel(site: Site) -> None:
+def test_a_neighbour_that_does_not_answer_is_left_to_the_kernel(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "RESOLVE_WAIT_S", 0.5)
     site.edit("10.10.0.12", "10.10.0.99")
     with namespace.inside(site.netns), reconciler(site) as (kernel, passes):
         passes.start(desired(site))
@@ -166,7 +176,7 @@ def test_a_running_daemon_follows_neighbours(site: Site) -> None:
         hop: dict[str, object] = site.get("/v1/backends")[0]["next_hop"]
         return hop
 
-    assert next_hop()["mac"] == "02:00:0a:0a:00:0b"
+    site.wait_for(lambda: next_hop()["mac"] == "02:00:0a:0a:00:0b")
     with namespace.inside(site.netns), IPRoute() as netlink:
         index = netlink.link_lookup(ifname="eth0")[0]
         other = {"ifindex": index, "dst": "10.10.0.11", "lladdr": "02:00:00:00:00:77"}
