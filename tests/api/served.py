@@ -19,7 +19,7 @@ from limpet.api.server import Serving, serving
 from limpet.api.tokens import new_token
 from limpet.core.model import ApiListen
 
-START_S = 10.0
+START_S = 30.0
 
 
 class Answer(NamedTuple):
@@ -77,8 +77,9 @@ class Served:
 
     def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
         """Over the unix socket."""
-        connection = http.client.HTTPConnection("limpet", timeout=START_S)
+        connection = http.client.HTTPConnection("limpet")
         connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(START_S)
         connection.sock.connect(str(self.path))
         return answer_of(connection, method, path, body, headers)
 
@@ -93,7 +94,7 @@ class Served:
 
     def ask_as(self, uid: int, groups: list[int], method: str, path: str) -> Answer:
         """Over the unix socket, by a process of another user."""
-        argv = ["curl", "-sS", "-m", "10", "-X", method, "-w", "\n%{http_code}"]
+        argv = ["curl", "-sS", "-m", str(START_S), "-X", method, "-w", "\n%{http_code}"]
         argv += ["--unix-socket", str(self.path), f"http://limpet{path}"]
         done = subprocess.run(
             argv, user=uid, group=uid, extra_groups=groups, capture_output=True, text=True, cwd="/"
@@ -138,7 +139,7 @@ def make_certificate(folder: Path, name: str) -> None:
     subprocess.run(argv, check=True, capture_output=True, env={**os.environ, "RANDFILE": ""})
 
 
-def wait_for(condition: Callable[[], object], wait_s: float = 5.0) -> None:
+def wait_for(condition: Callable[[], object], wait_s: float = START_S) -> None:
     deadline = time.monotonic() + wait_s
     while not condition():
         assert time.monotonic() < deadline

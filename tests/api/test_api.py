@@ -57,7 +57,7 @@ def test_counters_of_vips_and_backends_agree(running: Site) -> None:
         return packets() == (before[0] + 10, before[1] + 10)
 
     before = packets()
-    running.send(range(40_000, 40_010))
+    running.forwarded(range(40_000, 40_010))
     running.wait_for(counted)
 
 
@@ -66,7 +66,7 @@ def test_flows_are_filtered_counted_and_limited(running: Site) -> None:
         query = {"client": "10.1.0.2", "vip": "web4", **query}
         return [json.loads(line) for line in client.lines("/v1/flows", **query)]
 
-    running.send(range(41_000, 41_020))
+    running.forwarded(range(41_000, 41_020))
     client = Client(running.places.socket)
     first, *rest = ask(limit=0)
     assert first["total"] == len(rest) >= 20

@@ -3,6 +3,7 @@
 
 import json
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -81,14 +82,20 @@ def test_file_is_for_its_owner_only(served: Served) -> None:
     assert stat.S_IMODE(mode) == 0o600
 
 
+def seconds_since(began: float) -> int:
+    """How many seconds of the clock that the audit goes by were touched."""
+    return int(time.monotonic()) - int(began) + 1
+
+
 def test_a_flood_of_strangers_is_counted_not_written(tmp_path: Path) -> None:
     """They must not rotate away what others did."""
-    made = Audit(tmp_path)
+    made, began = Audit(tmp_path), time.monotonic()
     for _ in range(1_000):
         made.write({"by": "192.0.2.9"}, is_stranger=True)
+    seconds = seconds_since(began)
     made.write({"by": "token o"})
     *_, last = rows = made.read(2_000)[::-1]
-    assert len(rows) <= 2 * audit.REFUSALS_PER_S + 1
+    assert len(rows) <= seconds * audit.REFUSALS_PER_S + 1
     assert last["by"] == "token o"
     assert sum(row.get("left_out", 0) for row in rows) + len(rows) == 1_001
 
@@ -97,13 +104,15 @@ def test_guesses_of_tokens_are_such_a_flood(
     secure: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "REFUSALS_PER_S", 1)
+    began = time.monotonic()
     for _ in range(40):
         assert secure.ask_tls("GET", "/v1/status", "guessed").status == 401
+    seconds = seconds_since(began)
     secure.ask("PUT", DRAIN, {})
     *written, last = secure.audit()
     assert last["outcome"] == "done"
     assert sum(row.get("left_out", 0) for row in (*written, last)) + len(written) == 40
-    assert len(written) < 30
+    assert len(written) <= seconds
 
 
 def test_files_are_rotated_and_the_oldest_goes(
