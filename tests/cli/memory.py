@@ -20,7 +20,7 @@ from limpet.api.problem import Stale
 from limpet.api.server import serving
 from limpet.core.errors import Conflict, NotFound
 
-STARTED_S = 10.0
+STARTED_S = 30.0
 SESSION = {
     "client": "10.1.0.2",
     "ports": "",
@@ -61,6 +61,7 @@ class MemoryDirector:
         self.revisions: list[Json] = []
         self.feed = Feed()
         self.told: list[Json] = []  # what changes were asked for, with who asked
+        self.looks: list[dict[str, str]] = []  # states of drains, as they were told
 
     # --- What it makes of that ------------------------------------------------------------------
 
@@ -217,6 +218,7 @@ class MemoryDirector:
         ]
 
     async def drains(self) -> list[Json]:
+        self.looks.append({name: row["state"] for name, row in self.draining.items()})
         return [
             {**row, "sessions": self.sessions_at[name], "flows": self.flows_at[name]}
             for name, row in self.draining.items()

@@ -21,7 +21,7 @@ from typing import Any
 from cli.memory import MemoryDirector
 
 COMMAND = [sys.executable, "-m", "limpet"]
-WAIT_S = 20.0
+WAIT_S = 60.0
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -85,6 +85,7 @@ class Running:
             env={**environment, "PYTHONUNBUFFERED": "1"},
         )
         self._read = b""  # and not yet asked for
+        self._complaints = b""  # read of standard error
 
     def line(self) -> str:
         """The next line of standard output."""
@@ -98,6 +99,16 @@ class Running:
         line, _, self._read = self._read.partition(b"\n")
         return line.decode()
 
+    def complains(self, text: str) -> None:
+        """Waits until this was on standard error."""
+        assert self.process.stderr is not None
+        file = self.process.stderr.fileno()
+        while text not in self._complaints.decode():
+            assert select.select([file], [], [], WAIT_S)[0], self._complaints
+            part = os.read(file, 65_536)
+            assert part, "it ended"
+            self._complaints += part
+
     def interrupt(self) -> None:
         self.process.send_signal(signal.SIGINT)
 
@@ -106,7 +117,9 @@ class Running:
             out, err = self.process.communicate(timeout=WAIT_S)
         finally:
             self.process.kill()
-        return Done(self.process.returncode, (self._read + out).decode(), err.decode())
+        return Done(
+            self.process.returncode, (self._read + out).decode(), (self._complaints + err).decode()
+        )
 
 
 class Terminal:
@@ -117,8 +130,8 @@ class Terminal:
         self._text = b""
         self._pid, self._fd = pty.fork()
         if self._pid == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
             os.execve(argv[0], argv, {**environment, "TERM": "xterm-256color"})
-        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 80, 0, 0))
 
     def shows(self, text: str) -> str:
         """Waits until the text was on the screen; all that was there so far."""

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from daemon.site import VIP4, Site
+from daemon.site import VIP4, VIP6, Site
 
 pytestmark = pytest.mark.kernel
-HELP_S = 0.15
+HELP_TIMES = 5.5  # the start of Python; it is 4.2, and 7 with numpy
 HEAVY = ("fastapi", "numpy", "pydantic", "pyroute2", "uvicorn", "structlog")
 
 
 def test_show_tells_all_in_80_columns(running: Site) -> None:
-    running.send(range(50_000, 50_010))
+    running.forwarded(range(50_000, 50_010))
     text = running.cli("show")
     for word in ("eth0: native, up", "web4", "udp 192.0.2.10:all", "b1", "50.00 %", "redirect"):
         assert word in text
@@ -41,7 +41,7 @@ def test_show_of_something_else_says_what_there_is(running: Site) -> None:
 
 
 def test_where_in_words(running: Site) -> None:
-    running.send(range(51_000, 51_001))
+    running.forwarded(range(51_000, 51_001))
     text = running.cli("where", "10.1.0.2", VIP4, "--client-port", "51000")
     assert "rung table" in text
     assert "port 51000 -> 7" in text
@@ -49,16 +49,17 @@ def test_where_in_words(running: Site) -> None:
 
 
 def test_flows_as_rows_count_and_json(running: Site) -> None:
-    running.send(range(52_000, 52_010))
-    rows = running.cli("flows", "--client", "10.1.0.2", "--limit", "0").splitlines()
-    count = int(running.cli("flows", "--client", "10.1.0.2", "--count"))
-    assert len(rows) == count + 1
-    found = running.cli_json("flows", "--client", "10.1.0.2", "--limit", "3")
-    assert (found["total"], len(found["flows"])) == (count, 3)
+    running.forwarded(range(52_000, 52_010), VIP6)  # where nobody else sends
+    rows = running.cli("flows", "--vip", "web6", "--limit", "0").splitlines()
+    assert len(rows) == 10 + 1
+    assert running.cli("flows", "--vip", "web6", "--count") == "10\n"
+    found = running.cli_json("flows", "--vip", "web6", "--limit", "3")
+    assert (found["total"], len(found["flows"])) == (10, 3)
+    assert running.cli_json("flows", "--client", "10.9.9.9")["total"] == 0
 
 
 def test_flows_into_a_closed_pipe_end_quietly(running: Site) -> None:
-    running.send(range(53_000, 53_400))
+    running.forwarded(range(53_000, 53_400))
     socket = str(running.places.socket)
     line = f"{sys.executable} -m limpet flows --limit 0 --socket {socket} | head -1"
     done = subprocess.run(["/bin/sh", "-c", line], capture_output=True, text=True)
@@ -120,15 +121,16 @@ def test_clients_import_nothing_heavy(running: Site, argv: list[str]) -> None:
 
 
 def test_help_is_there_at_once() -> None:
-    """Below 150 ms of CPU time, which other work on the machine does not lengthen much."""
+    """In CPU time, beside what Python needs for itself: other work on the machine lengthens both.
+    That is about 100 ms, a third of which are Python's own."""
 
-    def used_s() -> float:
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return used.ru_utime + used.ru_stime
+    def used_s(*argv: str) -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *argv], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    times = []
-    for _ in range(7):
-        began = used_s()
-        subprocess.run([sys.executable, "-m", "limpet", "--help"], capture_output=True, check=True)
-        times.append(used_s() - began)
-    assert min(times) < HELP_S
+    bare = ("-c", "import json, socket, ssl")
+    times = [(used_s("-m", "limpet", "--help"), used_s(*bare)) for _ in range(5)]
+    ours, pythons = map(min, zip(*times, strict=True))
+    assert ours < HELP_TIMES * pythons

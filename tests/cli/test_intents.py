@@ -14,7 +14,7 @@ CLIENT = "10.1.0.2"
 
 
 def test_every_view_reads_what_a_director_answers(running: Site) -> None:
-    running.send(range(54_000, 54_003))
+    running.forwarded(range(54_000, 54_003))
     for argv in (
         ["show"],
         ["top", "--once"],
@@ -34,7 +34,7 @@ def test_every_view_reads_what_a_director_answers(running: Site) -> None:
 
 
 def test_a_session_is_listed_counted_and_found(running: Site) -> None:
-    running.send(range(54_010, 54_013))
+    running.forwarded(range(54_010, 54_013))
     found = running.cli_json("sessions", "--vip", "web4", "--client", CLIENT)
     (row,) = found["sessions"]
     assert (found["total"], row["client"], row["vip"]) == (1, CLIENT, "web4")
@@ -43,8 +43,12 @@ def test_a_session_is_listed_counted_and_found(running: Site) -> None:
     assert where["sessions"][0]["backend"] == row["backend"]
     text = running.cli("where", CLIENT, VIP4)
     assert f"session of {CLIENT}: {row['backend']}, " in text
-    shown = {b["name"]: b["sessions"] for b in running.cli_json("show", "backends")}
-    assert shown[row["backend"]] >= 1
+
+    def counted() -> bool:
+        shown = {b["name"]: b["sessions"] for b in running.cli_json("show", "backends")}
+        return bool(shown[row["backend"]] >= 1)
+
+    running.wait_for(counted)
     assert running.cli_json("sources")[0]["client"] == CLIENT
 
 
