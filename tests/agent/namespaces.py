@@ -14,7 +14,8 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ BACKEND4, BACKEND6 = "10.0.0.11", "2001:db8:a::11"
 VIP4, VIP6 = "192.0.2.10", "2001:db8::10"
 DIRECTOR4, DIRECTOR6 = "100.64.9.9", "fd00:11be:7::9:9"
 NO_DAD = 0x02
+WAIT_S = 20.0  # for what has to come: a machine may stall
 TUN_DEVICE = Path("/dev/net/tun")
 TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
 IPIP, IP6 = socket.IPPROTO_IPIP, socket.IPPROTO_IPV6
@@ -155,7 +157,7 @@ def listening(pair: Pair, vip: str, kind: socket.SocketKind) -> Iterator[socket.
     with pair.inside(pair.backend):
         made = socket.socket(family_of(vip), kind)
     with made:
-        made.settimeout(3)
+        made.settimeout(WAIT_S)
         made.bind((vip, 7))
         if kind == socket.SOCK_STREAM:
             made.listen()
@@ -170,7 +172,7 @@ def calling(pair: Pair, vip: str, kind: socket.SocketKind) -> socket.socket:
     """A socket of the client's, which has yet to connect to the VIP."""
     with pair.inside(pair.client):
         made = socket.socket(family_of(vip), kind)
-    made.settimeout(3)
+    made.settimeout(WAIT_S)
     return made
 
 
@@ -180,6 +182,13 @@ def ask(client: socket.socket, server: socket.socket) -> bool:
     data, sender = server.recvfrom(100)
     server.sendto(data + b" answered", sender)
     return client.recv(100) == b"question answered"
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def ask_once(pair: Pair, server: socket.socket, vip: str) -> bool:

@@ -17,12 +17,14 @@ from agent.namespaces import (
     BACKEND6,
     VIP4,
     VIP6,
+    WAIT_S,
     Director,
     Pair,
     ask,
     ask_once,
     calling,
     listening,
+    until,
 )
 from limpet.agent import egress, ingress, installation, interface, mss, programs, report, state
 from limpet.agent.config import AgentConfig
@@ -88,9 +90,10 @@ def test_strangers_are_not_heard(installed: Pair, outer: int) -> None:
     source = "100.65.0.1" if outer == 4 else "fd00:11be:8::1"
     with listening(installed, VIP4, socket.SOCK_DGRAM) as server:
         server.settimeout(QUICK_S)
-        with Director(installed, outer, source), pytest.raises(TimeoutError):
-            ask_once(installed, server, VIP4)
-    assert show(installed).counters["drop_source"] == 1
+        with Director(installed, outer, source):
+            with pytest.raises(TimeoutError):
+                ask_once(installed, server, VIP4)
+            until(lambda: show(installed).counters["drop_source"] == 1)
 
 
 @pytest.mark.parametrize("mode", ["native", "generic"])
@@ -117,7 +120,7 @@ def exchange(pair: Pair, server: socket.socket, vip: str, size: int) -> tuple[in
     def echo() -> None:
         talk, _ = server.accept()
         with talk:
-            talk.settimeout(5)
+            talk.settimeout(WAIT_S)
             received = b""
             while len(received) < size:
                 received += talk.recv(65_536)
@@ -148,7 +151,7 @@ def test_uploads_fit_when_encapsulated(
         segment, is_whole = exchange(clean, server, vip, 300_000)
     assert is_whole
     assert 1_200 < segment <= limit
-    assert show(clean).counters["mss_clamped"] == 1
+    assert show(clean).counters["mss_clamped"] >= 1  # more, if it had to be sent again
 
 
 @pytest.mark.parametrize(("vip", "backend"), [(VIP4, BACKEND4), (VIP6, BACKEND6)])
@@ -232,10 +235,13 @@ def test_a_reload_changes_the_vips(clean: Pair) -> None:
 def test_no_datagram_is_lost_while_the_program_is_replaced(installed: Pair) -> None:
     """Sent one by one without a pause, while another thread replaces the program five times."""
     mode = show(installed).mode
-    done, answered = threading.Event(), 0
+    done, is_over, answered = threading.Event(), threading.Event(), 0
 
     def replace() -> None:
-        for _ in range(5):
+        for number in range(1, 6):
+            while answered <= 4 * number:  # some come between two of them
+                if is_over.wait(0.001):
+                    return
             apply(installed, xdp=mode)
         done.set()
 
@@ -247,11 +253,14 @@ def test_no_datagram_is_lost_while_the_program_is_replaced(installed: Pair) -> N
         client.connect((VIP4, 7))
         thread = threading.Thread(target=replace)
         thread.start()
-        while not done.is_set():
-            assert ask(client, server)
-            answered += 1
-        thread.join()
-    assert answered > 20
+        try:
+            while thread.is_alive():
+                assert ask(client, server)
+                answered += 1
+        finally:
+            is_over.set()
+            thread.join()
+    assert done.is_set()
     assert show(installed).counters["decapsulated"] == answered
 
 

@@ -36,6 +36,7 @@ BY_OTHER = {4: "100.65.9.9", 6: "fd00:11be:8::9:9"}
 EXITS = {4: CLIENT4, 6: CLIENT6}
 SECOND, CHECKING = "10.0.0.3", "10.0.0.4"
 SILENCE_S = 0.3
+TRIES_MAX = 20
 BULK = 300_000
 FORWARDING = {"ipv4.ip_forward": "1", "ipv6.conf.all.forwarding": "1"}
 
@@ -167,9 +168,18 @@ def test_a_silent_client_is_sent_to_by_the_pop_that_others_use(
             assert ask(checking, server)
             assert late(server, silent)
             assert counted(ends) == {"reply_direct": 2, "reply_exit": 1}
-            assert ask(second, server)
-            assert late(server, silent)
-    assert counted(ends) == {"reply_direct": 2, "reply_exit": 3, "reply_moved": 1}
+            tries = 0
+            while "reply_moved" not in counted(ends):
+                tries += 1
+                assert tries <= TRIES_MAX
+                assert ask(second, server)
+                assert late(server, silent)
+    # A try in which this machine stood still for SILENCE_S proves nothing of the other PoP.
+    assert counted(ends) == {
+        "reply_direct": 2 + (tries - 1),
+        "reply_exit": 2 + tries,
+        "reply_moved": 1,
+    }
 
 
 def test_a_reply_without_a_route_to_its_exit_is_counted(ends: Pair) -> None:

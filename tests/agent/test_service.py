@@ -21,7 +21,7 @@ from limpet.core.errors import ConfigError, Conflict, NotFound
 
 pytestmark = pytest.mark.kernel
 
-WAIT_S = 10
+WAIT_S = 60
 COMMAND = [sys.executable, "-m", "limpet", "agent"]
 
 
