@@ -13,12 +13,13 @@ from pathlib import Path
 
 from limpet.lab import namespace
 
-WAIT_S = 15.0
+WAIT_S = 40.0
 CONFIG = """
 log "{folder}/router.log" all;
 router id 10.255.255.254;
 protocol device {{}}
-protocol bfd {{ interface "*" {{ interval 100 ms; multiplier 3; }}; }}
+# A machine that stalls for some seconds must not look like a link that is down.
+protocol bfd {{ interface "*" {{ interval 5 s; multiplier 6; }}; }}
 protocol bgp d4 {{
   local as 64500;
   neighbor {director4} as 64501;
@@ -65,7 +66,11 @@ class Router:
         argv = ["/usr/sbin/bird", "-f", "-c", str(config), "-s", str(self._folder / "ctl")]
         with namespace.inside(self._netns):
             self._process = subprocess.Popen(argv)
-        self.wait(lambda: (self._folder / "ctl").exists())
+        self.wait(self._answers)
+
+    def _answers(self) -> bool:
+        argv = ["/usr/sbin/birdc", "-s", str(self._folder / "ctl"), "show", "status"]
+        return subprocess.run(argv, capture_output=True).returncode == 0
 
     def stop(self) -> None:
         if self._process is not None:
