@@ -6,7 +6,8 @@ at, and reading them from bytes would be most of the time. Here is also what the
 the tables: who knows a flow, and which sessions are exceptions.
 """
 
-from collections.abc import Callable, Iterator
+import typing
+from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from ipaddress import IPv4Address
 from typing import NamedTuple
@@ -81,6 +82,15 @@ def idle_ticks(row: VipRow | None) -> dict[Life, int]:
         return dict.fromkeys(Life, ticks)
     limits = encode_limits(row.timeouts, Protocol.TCP, HZ)
     return {life: int(limits[life]) for life in Life if life < len(limits)}
+
+
+class Elsewhere(typing.Protocol):
+    """What was told of a name."""
+
+    @property
+    def backend(self) -> int:
+        """Where it is said to be."""
+        ...
 
 
 class DataPath:
@@ -218,23 +228,25 @@ class DataPath:
     # --- What a scan finds -----------------------------------------------------------------------
 
     def away(
-        self, tables: tuple[Slots, ...], told: Callable[[Name], int], now: float
+        self, tables: tuple[Slots, ...], known: Mapping[Name, Elsewhere], now: float
     ) -> Iterator[tuple[News, float]]:
         """What has to be told, as daemon/directory/scan.py has it, and when it was seen: live
         sessions that one of these tables, or the one here, looks for elsewhere, that were told to
-        be elsewhere, or have left flows behind; and those flows. `told`: a name's backend, or 0.
+        be elsewhere, or have left flows behind; and those flows. `known`: what was told of names.
         """
-        tick, sessions = self.tick(now), self.ladder.sessions
+        tick, sessions, seat = self.tick(now), self.ladder.sessions, self._seat
         homes = _agreed((*tables, self._table))
         left = list(self._left_behind(homes, tick))
         split = {(flow.client, self._vip.own_range(flow.client_port)) for flow in left}
         for session in sessions.entries():
             key, backend, flags = session.key, session.backend, 0
-            name, number = self._seat(key)
+            name, number = seat(key)
             if split and (key.client, key.range) in split:
                 flags = int(ExceptionFlag.ASK)
-            elif homes[number] == backend and told(name) in (0, backend):
-                continue
+            elif homes[number] == backend:
+                told = known.get(name)
+                if told is None or told.backend in (0, backend):
+                    continue
             if sessions.is_live(session, tick):
                 seen = now - age(session.seen, tick) * TICK_S
                 yield News(name, session.seen, backend, flags), seen
@@ -245,19 +257,18 @@ class DataPath:
 
     def _left_behind(self, homes: memoryview, tick: int) -> Iterator[Entry]:
         """Flows that are elsewhere than their session, or away from home without one."""
-        ladder, vip = self.ladder, self._vip
+        ladder, vip, number = self.ladder, self._vip, 0
         high, low = vip.mask
-        by_session = dict[tuple[int, int, int], int]()
-        if vip.affinity is not Affinity.FLOW:
-            for session in ladder.sessions.entries():
-                key = session.key
-                by_session[*key.client, key.range] = session.backend
+        has_ranges = vip.affinity is Affinity.CLIENT_PORTS
+        keyed = () if vip.affinity is Affinity.FLOW else ladder.sessions.entries()
+        by_session = {(*s.key.client, s.key.range): s.backend for s in keyed}
         for entry in ladder.table.entries():
-            client, port = entry.client, entry.client_port
-            place = client[0] & high, client[1] & low, vip.own_range(port)
-            backend = by_session.get(place)
+            client = entry.client
+            if has_ranges:
+                number = vip.own_range(entry.client_port)
+            backend = by_session.get((client[0] & high, client[1] & low, number))
             if backend is None:
-                backend = homes[self.slot_of((client[1] - ADDRESSES, port))]
+                backend = homes[self.slot_of((client[1] - ADDRESSES, entry.client_port))]
             if backend != entry.backend and not ladder.table.is_out_of_time(entry, tick):
                 yield entry
 

@@ -95,13 +95,9 @@ class Director:
         """Queue all sessions that one of these versions looks for elsewhere."""
         tables = tuple(plans.slots(n) for n in versions)
         idle = plans.timeouts.tcp_established_s
-        for news, seen in list(self.path.away(tables, self._told, now)):
+        for news, seen in list(self.path.away(tables, self.known, now)):
             until = seen + idle + GRACE_S
             self._tell(news.name, seen, until, news.backend, news.flags, is_news=False)
-
-    def _told(self, name: Name) -> int:
-        known = self.known.get(name)
-        return known.backend if known is not None else 0
 
     def _tell(
         self, name: Name, time: float, expiry: float, backend: int, flags: int, *, is_news: bool
