@@ -33,7 +33,7 @@ EXCHANGING = 3  # every third; the others are silent until they have been moved
 FLOODER, STAYS, MOVES = "client1", "client1", "client2"
 FLOODED = "par-d1"
 SHIFTS = 20 if IS_WHOLE else 1  # and back
-FLOOD_PER_S = 5_000  # at least, else it was none
+FLOOD_PER_S = 1_000  # at least, else it was none; 50,000 and more where the machine has time for it
 FIGURES = (
     "directory_existing",
     "evicted_opening",
@@ -112,10 +112,11 @@ def survived(stage: Stage, *, is_flooded: bool, report: Report) -> None:
 
 
 def flooded(found: dict[str, Any], rose: dict[str, int]) -> str:
-    """It was a flood, and more than is asked for."""
+    """It was a flood, and met the director as flows that nobody knows, asked for or not."""
     per_s = found["sent"] / found["seconds"]
     assert per_s > FLOOD_PER_S
-    assert rose["orphan_rate"] + rose["orphan_full"] > 0
+    orphans = rose["orphan_unknown"] + rose["orphan_rate"] + rose["orphan_full"]
+    assert orphans > found["sent"] / 4  # the others were lost on full links, or wait
     return f"flood of {found['sent']:,} ACKs, {per_s:,.0f} a second"
 
 

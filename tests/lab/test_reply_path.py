@@ -27,7 +27,9 @@ from .test_two_pop import killed, pop_of, pops, said
 pytestmark = pytest.mark.lab
 
 SESSIONS = 100
-UNDER_WAY_MAX = 5  # replies in the instant in which the route turns; TCP sends them again
+# Replies in the instant in which the route turns, more on a busy machine; TCP sends them again.
+# Without exits there are some hundreds: each session sends until it breaks.
+UNDER_WAY_MAX = SESSIONS // 2
 SOAK = bool(os.environ.get("SOAK"))
 SOURCES = {
     "fra": {"source4": "100.64.0.0/16", "source6": "fd00:11be:64::/96"},
@@ -119,4 +121,4 @@ def test_without_exits_the_upstream_drops_replies(report: Report) -> None:
             found = held.settle()
             said(report, "replies by own routes, strict filter", held)
             assert len(found["broken"]) > SESSIONS / 4
-        assert filtered(stage, "tr1")
+        assert filtered(stage, "tr1") > 2 * UNDER_WAY_MAX

@@ -100,7 +100,7 @@ class _Workload:
         if self._process.returncode:
             name = type(self).__name__
             raise LimpetError(f"{name} on a client host failed: {errors.strip()[-500:]}")
-        found: dict[str, Any] = json.loads(output)
+        found: dict[str, Any] = json.loads(output.splitlines()[-1])
         return found
 
     def __enter__(self) -> Self:
@@ -204,6 +204,12 @@ class Arrivals(_Workload):
     ) -> None:
         arguments = ["limpet.lab.workload", "arrive", str(per_s), str(port), *vips]
         super().__init__(lab, host, [*arguments, *_options(options)])
+
+    def wait(self) -> None:
+        """Until as many as come in a second have been."""
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise LimpetError("no new clients come")
 
     def finish(self) -> list[tuple[float, str]]:
         """(when it began, Unix seconds; backend or "failed: ...") of each."""

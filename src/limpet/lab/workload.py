@@ -65,8 +65,8 @@ async def visit(targets: Targets, pair: tuple[str, str]) -> str:
 async def arrive(targets: Targets, per_s: float) -> None:
     """New clients at an even rate until standard input ends; each says hello and goes.
 
-    An address comes again only after all others, so that its session has expired by then. Reports
-    [when it began, Unix seconds; backend] of each.
+    An address comes again only after all others, so that its session has expired by then. Says
+    when those of a second have been, and reports [when it began, Unix seconds; backend] of each.
     """
     loop, rows = asyncio.get_running_loop(), []
     over = loop.run_in_executor(None, sys.stdin.read)
@@ -76,6 +76,8 @@ async def arrive(targets: Targets, per_s: float) -> None:
     async def client(pair: tuple[str, str]) -> None:
         at = time.time()
         rows.append((at, await visit(targets, pair)))
+        if len(rows) == per_s:
+            print("under way", flush=True)
 
     pairs = targets.pairs(targets.distinct())
     number = 0
