@@ -6,9 +6,10 @@ A request is a line with a number that the client made up for its session; the a
 a session that moved, was reset, lost an answer or began anew, and the server can be asked about
 both: who is connected now, and how each connection ended.
 
-On another port it answers HTTP with 200, or with 503 after "sick" on standard input, for health
-checks: then a check fails while every session lives. "view" prints a line of JSON: see `View`. Run
-inside a backend, as `python -m limpet.lab.server NAME PORT [CHECK_PORT]`.
+On another port it answers HTTP with 200 and its name, or with 503 after "sick" on standard input,
+for health checks: then a check fails while every session lives. Who sends a GET instead of a number
+is answered like that too, so that curl and browsers find somebody. "view" prints a line of JSON:
+see `View`. Run inside a backend, as `python -m limpet.lab.server NAME PORT [CHECK_PORT]`.
 """
 
 import argparse
@@ -64,6 +65,9 @@ class SessionServer:
         self._seen.append(known)
         try:
             while request := await reader.readline():
+                if request.startswith(b"GET "):
+                    await self.check(reader, writer)
+                    break
                 known.number = request.decode().strip()
                 known.count += 1
                 writer.write(f"{self.name} {known.number} {known.count}\n".encode())
@@ -76,13 +80,13 @@ class SessionServer:
             writer.close()
 
     async def check(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One HTTP request of a health check."""
+        """One HTTP request, or the rest of it."""
         try:
             while (await reader.readline()).strip():
                 pass
             status = "503 sick" if self.is_sick else "200 well"
-            answer = f"HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            writer.write(answer.encode())
+            head = f"HTTP/1.1 {status}\r\nContent-Length: {len(self.name) + 1}\r\n"
+            writer.write(f"{head}Connection: close\r\n\r\n{self.name}\n".encode())
             await writer.drain()
         except ConnectionError:
             pass
