@@ -33,9 +33,9 @@ demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the la
 test: setup lint ## All tests: unit, property, golden packets, kernel, lab (JOBS=2 at a time)
 	@tools/test.sh $(JOBS) $(TESTS)
 
-soak: setup ## Random sequences under live sessions, 100 of them (SEED=17 N=1: one again); programs; no store; sim
+soak: setup ## Random sequences under live sessions, 100 of them (SEED=17 N=1: one again); programs; no store; the guide; sim
 	@SEED=$(or $(SEED),1) N=$(or $(N),100) $(PYTHON) -m pytest tests/lab/test_sequences.py -q
-	@$(if $(SEED)$(N),:,SOAK=1 $(PYTHON) -m pytest tests/lab/test_programs.py tests/lab/test_store_outage.py tests/lab/test_three_pop.py tests/lab/test_ack_flood.py -q)
+	@$(if $(SEED)$(N),:,SOAK=1 $(PYTHON) -m pytest tests/lab/test_programs.py tests/lab/test_store_outage.py tests/lab/test_three_pop.py tests/lab/test_ack_flood.py tests/lab/test_deployment.py -q)
 	@$(if $(SEED)$(N),:,$(LIMPET) sim run rough --seeds 1000 && $(LIMPET) sim exhaustive --depth 5 && $(LIMPET) sim exhaustive --depth 6 --every-step)
 
 test-kernels: setup ## Packet cases on stock Debian kernels 6.1 and 6.12, booted under qemu

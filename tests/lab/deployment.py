@@ -6,15 +6,15 @@ runs at first. What the lab would set on machines of its own is taken back: the 
 Providers and transit routers are the lab's; on border routers that part of its configuration
 which the guide takes for granted, with the guide's in it.
 
-The tables below say all that differs from what the guide says, and why.
+All that differs from what the guide says stands in `differences`.
 """
 
 import contextlib
-import os
 import re
+import shlex
 import subprocess
-import sys
 import sysconfig
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,65 +25,28 @@ from limpet.api.client import Client
 from limpet.lab import internet, namespace, operations, paths, source, state
 from limpet.lab.nats import program as nats_server
 from limpet.lab.network import Network
-from limpet.lab.sessions import HeldSessions, Server
+from limpet.lab.sessions import HeldSessions, Server, short_connections
 from limpet.lab.state import State
 from limpet.lab.topology import Role, Topology
 
+from . import wheel
 from .conftest import fresh_name
-from .guide import Guide, differing
-from .machine import Machine
+from .differences import ELSEWHERE, INSTALLED, OFFLINE, STOCK
+from .guide import Exchange, Guide, differing, shape
+from .machine import HOME, UNITS, Machine
 from .stage import Stage
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GUIDE = ROOT / "docs" / "operate" / "deployment.md"
 BACKENDS_GUIDE = GUIDE.with_name("backends.md")
-UNIT = ROOT / "packaging" / "limpet.service"
 VIP, PORT = "192.0.2.10", 80
 CLIENT, VISITOR = "client2", "client1"
 STORES = ("store1", "store2", "store3")
 POPS = ("fra", "par")
 SOURCES = 2_048
 AGAIN_PER_S = 40
+NEW_CLIENTS = 100
 WAIT_S = 90.0
-
-# What another PoP has in place of what the guide shows for fra.
-ELSEWHERE = {
-    "par": {
-        "fra": "par",
-        "10.10.0.": "10.20.0.",
-        "10.250.10.": "10.250.20.",
-        "65101": "65102",
-        "65201": "65202",
-    },
-    "ams": {
-        "fra": "ams",
-        "10.10.0.": "10.30.0.",
-        "10.250.10.": "10.250.30.",
-        "65101": "65103",
-        "65201": "65203",
-    },
-}
-# Nothing is fetched here: libraries and pip are those that the tests run with.
-OFFLINE_PIP = (
-    f"{sys.executable} -m pip --disable-pip-version-check --python /opt/limpet/bin/python install"
-    " --no-index --no-deps"
-)
-OFFLINE = {
-    "apt install libbpf1 iproute2 python3-venv bird2\n": "",
-    "systemctl disable --now bird                  # limpet runs a BIRD of its own\n": "",
-    "python3 -m venv": f"{sys.executable} -m venv --without-pip",
-    "/opt/limpet/bin/pip install": OFFLINE_PIP,
-    "'./limpet-0.1.0-py3-none-any.whl[cluster]'": "./*.whl",
-}
-# Of the whole, what is another machine's once it was made on the first.
-INSTALLED = (sys.executable,)
-# As Debian has them: what limpet needs else it has to set itself, or the guide has to say.
-STOCK = {
-    "ipv4.ip_forward": "0",
-    "ipv6.conf.all.forwarding": "0",
-    "ipv4.conf.all.arp_ignore": "0",
-    "ipv4.conf.all.arp_announce": "0",
-}
 
 
 def network_of() -> Topology:
@@ -92,6 +55,9 @@ def network_of() -> Topology:
     client = next(host for host in plain["host"] if host["name"] == CLIENT)
     client |= {"sources": SOURCES, "sources4": "10.2.8.0/21", "sources6": "2001:db8:2:800::/53"}
     return Topology.model_validate({**plain, "vip": [{"address": VIP}]})
+
+
+Step = Callable[["Deployment"], None]
 
 
 @dataclass
@@ -103,10 +69,25 @@ class Deployment:
     topology: Topology
     guide: Guide = field(default_factory=lambda: Guide(GUIDE))
     machines: dict[str, Machine] = field(default_factory=dict)
+    stores: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+    shared: str = ""  # the document that all directors serve
     stage: Stage = field(init=False)
+    reached: set[Step] = field(default_factory=set)
+    failed: set[Step] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.stage = Stage(self.lab)
+
+    def reach(self, step: Step, steps: tuple[Step, ...]) -> None:
+        """Take the step, after all before it that were not taken yet. One that failed is not tried
+        again, and nothing after it."""
+        for each in steps[: steps.index(step) + 1]:
+            assert each not in self.failed, f"{each.__name__} failed"
+            if each not in self.reached:
+                self.failed.add(each)
+                each(self)
+                self.failed.remove(each)
+                self.reached.add(each)
 
     def __getitem__(self, name: str) -> Machine:
         return self.machines[name]
@@ -133,17 +114,21 @@ class Deployment:
     def until(self, holds: Callable[[], bool], see: Callable[[], object] = str) -> None:
         self.stage.until(holds, WAIT_S, see)
 
-    def ask(self, machine: str, command: str, holds: Callable[[str], bool]) -> str:
+    def ask(self, machine: str, command: str, holds: Callable[[str], object]) -> str:
         """What a command says, once it says what is wanted: others may have to hear of it first."""
         said = ""
 
         def is_so() -> bool:
             nonlocal said
             said = self[machine].run(command)
-            return holds(said)
+            return bool(holds(said))
 
         self.until(is_so, lambda: f"{command} on {machine}: {said}")
         return said
+
+    def says(self, machine: str, exchange: Exchange) -> None:
+        """What the guide shows, but for figures."""
+        self.ask(machine, exchange.command, lambda said: shape(said) == shape(exchange.said))
 
     # --- Machines -------------------------------------------------------------------------------
 
@@ -160,8 +145,10 @@ class Deployment:
     def set_up(self, *names: str) -> None:
         """Machines as Debian leaves them, with what the guide has installed there."""
         for name in names:
-            netns = f"{self.lab}-{name}"
-            self.machines[name] = Machine(netns, self.folder / name, self.opt)
+            netns, folder = f"{self.lab}-{name}", self.folder / name
+            while folder.exists():  # a machine of that name was here before
+                folder = folder.with_name(f"{folder.name}-again")
+            self.machines[name] = Machine(netns, folder, self.opt)
             if self.topology.find(name).role in (Role.DIRECTOR, Role.BACKEND):
                 namespace.sysctl(netns, STOCK)
                 self.install(name)
@@ -181,7 +168,7 @@ class Deployment:
             subprocess.run(["cp", "-a", self[name].path("/opt/limpet"), self.opt], check=True)
 
     def _unroute(self, name: str) -> None:
-        """Take back what the lab knows of the way to other PoPs' directors."""
+        """Take back what the lab knows of the way to other PoPs' directors: nobody needs it."""
         if self.topology.find(name).role is Role.BACKEND:
             for director in self.of(Role.DIRECTOR, *ELSEWHERE, "fra"):
                 if self.pop_of(director) != self.pop_of(name):
@@ -229,6 +216,21 @@ class Deployment:
         self.hand_out("ca.pem", ("ca.pem",), name)
         self.hand_out("fra-d1.pem", (f"{name}.pem", f"{name}.key"), name)
 
+    @contextlib.contextmanager
+    def rewritten(self, machine: str, path: str, changes: dict[str, str]) -> Iterator[None]:
+        """A file of a machine with other words in it; as it was, afterwards."""
+        file = self[machine].path(path)
+        before = file.read_text()
+        file.write_text(differing(before, changes))
+        try:
+            yield
+        finally:
+            file.write_text(before)
+
+    def share(self, machine: str) -> None:
+        """The document, to where commands are given."""
+        self[machine].write(f"{HOME}/shared.toml", self.shared)
+
     # --- Programs -------------------------------------------------------------------------------
 
     def start_stores(self) -> None:
@@ -241,29 +243,40 @@ class Deployment:
                 'listen: "10.250.0.2:': f'listen: "{own}:',
             }
             machine.write("/etc/nats/server.conf", differing(text, changes))
-            test = self.guide.command("First start", "nats-server")
-            assert "valid" in machine.run(test)
-            machine.spawn(*test.removesuffix(" -t").split())
+            assert "valid" in machine.run(self.guide.command("First start", "nats-server"))
+            self.start_store(store)
+
+    def start_store(self, name: str) -> None:
+        command = self.guide.command("First start", "nats-server").removesuffix(" -t")
+        self.stores[name] = self[name].spawn(*command.split())
+
+    def stop_store(self, name: str) -> None:
+        process = self.stores.pop(name)
+        process.terminate()
+        process.wait(WAIT_S)
 
     def start_backends(self, *names: str) -> None:
         """Applications, then agents."""
         text = self.guide.block("Backends")
         check = self.guide.command("Backends", "limpet agent check")
+        assert self.guide.command("Backends", "systemctl enable").endswith(" limpet-agent")
         unit = Guide(BACKENDS_GUIDE).block("With the agent", "ExecStart=")
         for name in names:
             self[name].write("/etc/limpet/agent.toml", differing(text, {"fra-b1": name}))
+            self[name].write(f"{UNITS}/limpet-agent.service", unit)
             self.stage.servers[name] = Server(self.lab, name, PORT)
         self[names[0]].run(check)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda name: self[name].start("limpet-agent", unit), names))
+            list(pool.map(lambda name: self[name].start("limpet-agent"), names))
 
     def start_director(self, name: str) -> None:
         """What systemd would do; it starts by itself after a reboot as well."""
         assert self.guide.command("First start", "systemctl enable").endswith(" limpet")
-        self[name].start("limpet", UNIT.read_text())
+        self[name].start("limpet")
 
     def start_router(self, pop: str) -> None:
         """What it has already, and what the guide adds."""
+        self.guard(pop)
         machine, router = self[f"{pop}-r"], self.topology.border_of(pop)
         preference = "/etc/bird/preference.conf"
         machine.write(preference, internet.preference_file(self.topology, None))
@@ -272,10 +285,25 @@ class Deployment:
         for pattern in (rf"protocol bgp {director}_[46] .*?^}}\n?", r"^protocol bfd .*?^}\n"):
             text, found = re.subn(pattern, "", text, flags=re.M | re.S)
             assert found
-        machine.write("/etc/bird/bird.conf", f"{text}\n{self.router_part(pop)}")
+        machine.write("/etc/bird/bird.conf", text)
         machine.path("/run/bird").mkdir()
-        machine.run(self.guide.command("Border routers", "bird -p"))
         machine.spawn("bird", "-f", "-c", "/etc/bird/bird.conf", "-s", "/run/bird/bird.ctl")
+        self.until(machine.path("/run/bird/bird.ctl").exists)
+        machine.write("/etc/bird/bird.conf", f"{text}\n{self.router_part(pop)}")
+        self.configure(machine.name)
+
+    def configure(self, router: str) -> None:
+        """The router's file tested, and loaded."""
+        self[router].run(self.guide.command("Border routers", "bird -p"))
+        said = self[router].run(self.guide.command("Border routers", "birdc configure"))
+        assert "Reconfigur" in said, said
+
+    def guard(self, pop: str) -> None:
+        """The border router's firewall."""
+        to = {"fra": "tr1", "par": "tr2", "ams": "tr3"}[pop]
+        rules = differing(self.guide.block("Firewall", "hook forward"), {'"tr1"': f'"{to}"'})
+        self[f"{pop}-r"].write("/etc/nftables.conf", rules)
+        self[f"{pop}-r"].run(self.guide.command("Firewall", "nft -f"))
 
     def router_part(self, pop: str) -> str:
         words = ("fra", "10.10.0.", "65101", "65201")
@@ -285,22 +313,35 @@ class Deployment:
         return f"{self.guide.snippet('Border routers', 'protocol bfd')}\n{text}"
 
     def write_director(self, name: str) -> None:
-        """Its own file, and its firewall's."""
+        """Its own file, its firewall's, and its unit's."""
         pop, machine = self.pop_of(name), self[name]
         words = ("fra", "10.10.0.", "10.250.10.", "65101", "65201")
         text = self.of_pop(self.guide.block("Directors' own files"), pop, *words)
         machine.write("/etc/limpet/limpet.toml", text)
         rules = self.of_pop(self.guide.block("Firewall", "tcp dport 179"), pop, "10.10.0.")
         machine.write("/etc/nftables.conf", rules)
+        machine.run(self.guide.command("Firewall", "nft -f"))
+        machine.run(self.guide.command("Machines", "install"), folder=str(ROOT))
 
     # --- Sessions -------------------------------------------------------------------------------
 
-    def outside(self, command: str, client: str = CLIENT) -> str:
-        """What a command says on a client."""
-        with namespace.inside(f"{self.lab}-{client}"):
-            done = subprocess.run(command.split(), capture_output=True, text=True, timeout=60)
+    def on(self, host: str, command: str) -> str:
+        """What a command says on a host without files of its own: clients, the backbone."""
+        with namespace.inside(f"{self.lab}-{host}"):
+            done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def healthy(self, said: str) -> list[str]:
+        """Backends that are up by what a check has found, in what `limpet health` says."""
+        why = self.guide.snippet("First start", "accepts connections")
+        return re.findall(rf"(\S+-b\d) +up .*{why}", said)
+
+    def metrics(self, director: str) -> str:
+        """As monitoring on the backbone reads them."""
+        text = self[director].path("/etc/limpet/limpet.toml").read_text()
+        listen = tomllib.loads(text)["metrics"]["listen"]
+        return self[STORES[0]].run(f"curl -s http://{listen}/metrics")
 
     def entry(self, client: str = CLIENT) -> str:
         """The PoP that the client's packets go to; empty: none."""
@@ -309,6 +350,14 @@ class Deployment:
 
     def at(self, pop: str) -> None:
         self.until(lambda: self.entry() == pop, self.entry)
+
+    def newcomers(self) -> dict[str, int]:
+        """Where new clients go; all must be answered."""
+        skip = self.stage.fresh(NEW_CLIENTS)
+        found = short_connections(self.lab, CLIENT, NEW_CLIENTS, PORT, [VIP], skip=skip)
+        assert found["failed"] == {}
+        by_backend: dict[str, int] = found["by_backend"]
+        return by_backend
 
     @contextlib.contextmanager
     def hold(self, number: int, client: str = CLIENT) -> Iterator[HeldSessions]:
@@ -331,7 +380,7 @@ def deployed(folder: Path) -> Iterator[Deployment]:
         site = Deployment(lab, folder, network_of())
         try:
             site.opt.mkdir()
-            wheel(ROOT, site)
+            wheel.build(ROOT, site.guide, site.folder / "wheel")
             site.lay_cables()
             first, *others = site.of(Role.DIRECTOR)
             site.set_up(first, *others, *site.of(Role.BACKEND), *STORES)
@@ -342,17 +391,3 @@ def deployed(folder: Path) -> Iterator[Deployment]:
                 server.close()
             for machine in site.machines.values():
                 machine.close()
-
-
-def wheel(tree: Path, site: Deployment) -> Path:
-    """Built as the guide says; what it is built with is installed here."""
-    command = site.guide.command("Machines", "pip wheel").removesuffix(" .")
-    folder = site.folder / "wheel"
-    folder.mkdir(exist_ok=True)
-    how = ("--no-build-isolation", str(tree), "-w", str(folder))
-    argv = [sys.executable, "-m", *command.split(), *how]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = folder.glob("*.whl")
-    return path

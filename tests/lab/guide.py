@@ -15,7 +15,19 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+)`")
 # A code span that begins with one of these, and has more than one word, is a command.
 PROGRAMS = frozenset(
-    ("apt", "bird", "birdc", "curl", "ip", "limpet", "nats-server", "nft", "pip", "systemctl")
+    (
+        "apt",
+        "bird",
+        "birdc",
+        "curl",
+        "install",
+        "ip",
+        "limpet",
+        "nats-server",
+        "nft",
+        "pip",
+        "systemctl",
+    )
 )
 # What differs from run to run, or from machine to machine, in what a command says.
 CHANGING = (
@@ -42,6 +54,10 @@ class Guide:
 
     path: Path
     taken: set[str] = field(default_factory=set)
+    text: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.text = self.path.read_text()
 
     # --- Taking ---------------------------------------------------------------------------------
 
@@ -83,11 +99,16 @@ class Guide:
         assert len(found) == 1, f"{section}: {len(found)} rows of {first!r}"
         return found[0]
 
+    def rows(self, section: str) -> list[str]:
+        """First cells of the section's table."""
+        lines = [line for line in self._prose(section).splitlines() if line.startswith("|")]
+        return [line.split("|")[1].strip() for line in lines[2:]]
+
     # --- What is left ---------------------------------------------------------------------------
 
-    def left(self) -> set[str]:
-        """Blocks and commands that nobody took; a block by its first line."""
-        every = {each for name in self._sections() for each in (*self._all(name),)}
+    def left(self, *but: str) -> set[str]:
+        """Blocks and commands that nobody took; a block by its first line. `but`: sections."""
+        every = {each for name in self._sections() if name not in but for each in self._all(name)}
         return {each.partition("\n")[0] for each in every - self.taken}
 
     # --- Parts ----------------------------------------------------------------------------------
@@ -96,7 +117,7 @@ class Guide:
         return [*self._blocks(section), *self._commands(section)]
 
     def _sections(self) -> dict[str, str]:
-        _, *parts = HEADING.split(self.path.read_text())
+        _, *parts = HEADING.split(self.text)
         return dict(zip(parts[::2], parts[1::2], strict=True))
 
     def _blocks(self, section: str) -> list[str]:

@@ -12,6 +12,7 @@ program says READY. Not here: the unit's limits and sandbox.
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -21,6 +22,7 @@ from limpet.lab import namespace
 from limpet.lab.process import tail
 
 COPIED = ("etc", "usr/bin", "var/lib")
+UNITS = "/etc/systemd/system"
 HOME = "/run"  # where commands are given; in memory, like all of it
 READY_S, STOP_S, COMMAND_S = 60.0, 30.0, 120.0
 SET_UP = """
@@ -46,6 +48,7 @@ class Machine:
 
     def __init__(self, netns: str, folder: Path, installed: Path) -> None:
         self.name, self.netns = folder.name, netns
+        assert not namespace.processes(netns), "it is on already"
         self.log = folder.with_suffix(".log")
         folder.mkdir()
         script = SET_UP.format(folder=folder, copied=" ".join(COPIED), opt=installed)
@@ -107,8 +110,9 @@ class Machine:
 
     # --- Units ----------------------------------------------------------------------------------
 
-    def start(self, unit: str, text: str) -> None:
+    def start(self, unit: str) -> None:
         """A unit of systemd by its file, until it is ready."""
+        text = self._file(unit)
         for before in re.findall(r"^ExecStartPre=(.*)$", text, re.M):
             self.run(before)
         (command,) = re.findall(r"^ExecStart=(.*)$", text, re.M)
@@ -120,6 +124,9 @@ class Machine:
             told.settimeout(0.1)
             self._units[unit] = self.spawn(*command.split(), NOTIFY_SOCKET=place)
             self._wait_ready(unit, told)
+
+    def _file(self, unit: str) -> str:
+        return self.path(f"{UNITS}/{unit}.service").read_text()
 
     def _wait_ready(self, unit: str, told: socket.socket) -> None:
         deadline = time.monotonic() + READY_S
@@ -137,8 +144,14 @@ class Machine:
         process.terminate()
         process.wait(STOP_S)
 
-    def is_running(self, unit: str) -> bool:
-        return unit in self._units and self._units[unit].poll() is None
+    def restart(self, unit: str) -> None:
+        self.stop(unit)
+        self.start(unit)
+
+    def reload(self, unit: str) -> None:
+        """As `ExecReload` says."""
+        assert "ExecReload=/bin/kill -HUP $MAINPID" in self._file(unit)
+        self._units[unit].send_signal(signal.SIGHUP)
 
     def close(self) -> None:
         namespace.kill_processes(self.netns)
