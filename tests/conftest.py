@@ -15,6 +15,8 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, settings
 
+import leftovers
+
 SLOWEST_FIRST = ("lab", "daemon", "cluster", "announce", "cli", "store", "package")
 FIGURE = "figure"
 
@@ -26,6 +28,13 @@ settings.load_profile("limpet")
 def report(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """A figure that is worth reading also when the test passes: printed when all have ended."""
     return lambda line: record_property(FIGURE, line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Of several processes the first, when the others have ended."""
+    if not hasattr(config, "workerinput"):
+        for name in leftovers.remove():
+            print(f"removed what a test that was killed had left: {name}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
