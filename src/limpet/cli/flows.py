@@ -104,9 +104,10 @@ def _sessions(answer: Json) -> Iterator[str]:
     """The sessions that the client has there; those of a mega-proxy are of ranges of its ports."""
     for row in answer["sessions"]:
         ports = f" ports {row['ports']}" if row["ports"] else ""
+        flows = f"{row['flows']} flow" + ("" if row["flows"] == 1 else "s")
         yield (
             f"session of {row['client']}{ports}: {row['backend']}, {row['life']}, "
-            f"{row['flows']} flows, idle {row['idle_s']} s, since {said(row['since_s'])}"
+            f"{flows}, idle {row['idle_s']} s, since {said(row['since_s'])}"
         )
 
 
