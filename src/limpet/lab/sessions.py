@@ -248,7 +248,7 @@ def short_connections(
 def returning_clients(
     lab: str, host: str, number: int, port: int, vips: list[str], **options: object
 ) -> dict[str, Any]:
-    """{"visits": [3 lists of backends], "longest_idle_s": s}; see `workload.return_after`."""
+    """{"visits": [3 lists of backends], "idle_s": [of each]}; see `workload.return_after`."""
     arguments = ["limpet.lab.workload", "return", str(number), str(port), *vips]
     return _run(lab, host, [*arguments, *_options(options)], timeout_s=120)
 
