@@ -35,8 +35,9 @@ class Server(ApplicationServer):
         (self.folder / "config").write_text(
             f"Port {PORT}\nHostKey {self.folder / 'key'}\nPidFile none\nUsePAM no\n"
             f"AuthorizedKeysFile {shared / KEY}.pub\nStrictModes no\nPermitRootLogin yes\n"
-            f"PasswordAuthentication no\nSetEnv BACKEND={self.backend}\nMaxStartups 200\n"
-            "UseDNS no\nPrintMotd no\n"
+            f"PasswordAuthentication no\nMaxStartups 200\nUseDNS no\nPrintMotd no\n"
+            # What this machine's user starts at login is not to speak in the sessions.
+            f"SetEnv BACKEND={self.backend} HOME={self.folder}\n"
         )
 
     def argvs(self) -> list[list[str]]:
