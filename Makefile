@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 LIMPET := .venv/bin/limpet
 KERNEL_TESTS ?= -m kernel tests/kernels tests/datapath/test_packets.py tests/datapath/test_outbound.py tests/agent/test_decapsulation.py tests/agent/test_clamp.py
 TESTS ?= tests
-JOBS ?= 2
+JOBS ?= 3
 ROUNDS ?= 15
 
 .DEFAULT_GOAL := help
@@ -30,7 +30,7 @@ gen: bpf ## Write anew what is generated: abi.py, configuration schema, OpenAPI 
 demo: setup ## The main job, as a story: 0 sessions broken (KEEP=1 leaves the lab up; STORY=one-pop)
 	@$(LIMPET) lab demo $(STORY) $(if $(KEEP),--keep)
 
-test: setup lint ## All tests: unit, property, golden packets, kernel, lab (JOBS=2 at a time)
+test: setup lint ## All tests: unit, property, golden packets, kernel, lab (JOBS=3 at a time)
 	@tools/test.sh $(JOBS) $(TESTS)
 
 soak: setup ## Random sequences under live sessions, 100 of them (SEED=17 N=1: one again); programs; no store; the guide; sim
