@@ -142,7 +142,7 @@ class Knowledge:
         knowing = list(self._having(director, c.flow, backend))
         if not knowing:
             return self._lost(names, c, lambda d, now: d.path.knows_session(c.flow, now)[1])
-        if self._is_cut_off(director):
+        if self._is_cut_off(director) or self._is_of_one_cut_off(names, backend):
             return Reason.CUT_OFF
         return Reason.NOT_TOLD if all(self._is_cut_off(other) for other in knowing) else ""
 
@@ -168,6 +168,14 @@ class Knowledge:
             return False
         told = self._told(names)
         return told is not None and told[0].backend == backend and not self._is_recent(told[1])
+
+    def _is_of_one_cut_off(self, names: Collection[Name], backend: int) -> bool:
+        """Whether what counts is a session elsewhere that a director made while it was cut off: it
+        had not heard of the other one, and told of its own when it was back."""
+        told = self._told(names)
+        if told is None or told[0].backend == backend:
+            return False
+        return told[0].time <= self._world.directors[told[0].origin].returned
 
     def _told(self, names: Collection[Name]) -> tuple[Entry, float] | None:
         """What the logs say: of the flow, else of its session."""
