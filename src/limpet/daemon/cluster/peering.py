@@ -41,22 +41,20 @@ class Peering:
 
     async def run(self, ownership: Ownership) -> None:
         """Tell it whom it can ask, until cancelled."""
-        if self._known:
-            ownership.peers(_endpoints(self._known))
         while True:
             await self._look(ownership)
             await asyncio.sleep(PERIOD_S)
 
     async def _look(self, ownership: Ownership) -> None:
-        """What has been read so far says who is there, and not yet who is not there any more."""
+        """Until all reports have been read, those of before count as well, and nobody is missed."""
         reports = [seen.report for seen in self._sight.reports.values()]
         found: Listens = {report.name: report.listen for report in reports if report.listen}
-        if not self._sight.has_reports:
-            found = self._known | found
-        if found or self._sight.has_reports:
+        if self._sight.has_reports:
             ownership.peers(_endpoints(found))
-        if found != self._known:
-            await self._keep(found)
+            if found != self._known:
+                await self._keep(found)
+        elif self._known:
+            ownership.peers(_endpoints(self._known | found))
 
     async def _keep(self, found: Listens) -> None:
         state = self._state
